@@ -1,0 +1,1 @@
+"""One thin KFP component per step."""

@@ -1,0 +1,200 @@
+"""What passes between the steps: folders that say what they are.
+
+Every artifact is a folder with one small JSON file, named after its kind, that holds the schema version, how it was
+made (step, code version, settings, digests of its inputs), what it contains (shapes, units) and the sha256 of every
+other file in it. A consumer opens it with :func:`read`, which says clearly what does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from radtransfer.errors import RadtransferError
+from radtransfer.provenance import code_version
+
+SCHEMA = 1
+Kind = Literal["image-store", "model", "features", "fused", "classifiers", "evaluation", "explanations", "bundle"]
+DESCRIPTION: dict[Kind, str] = {
+    "image-store": "dataset.json",
+    "model": "model.json",
+    "features": "features.json",
+    "fused": "fused.json",
+    "classifiers": "classifiers.json",
+    "evaluation": "evaluation.json",
+    "explanations": "explanations.json",
+    "bundle": "bundle.json",
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact that was read and found sound.
+
+    Attributes:
+        path: its folder.
+        kind: one of :data:`Kind`.
+        digest: sha256 over the names and contents of its files and its content description; equal content has an
+            equal digest, whatever the time, the machine or the path it was made at.
+        content: what the writer said of it (shapes, units, names).
+        made: how it was made: ``step``, ``version``, ``settings``, ``inputs`` (name to digest).
+        cost: ``seconds`` (wall) and ``peak_mib`` (resident) of the step that made it.
+    """
+
+    path: Path
+    kind: Kind
+    digest: str
+    content: dict[str, Any]
+    made: dict[str, Any]
+    cost: dict[str, float]
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; NaN and infinity are refused, since no JSON reader must accept them."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RadtransferError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RadtransferError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RadtransferError(f"{path}: not valid JSON ({error}); make this artifact again") from None
+
+
+@contextmanager
+def writing(
+    final: Path,
+    kind: Kind,
+    *,
+    step: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Artifact] | None = None,
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Write an artifact so that its final name never holds a half-written one.
+
+    Yields a staging folder beside ``final`` and a dictionary to be filled with the content description. When the
+    block ends well, the description is written (with every file's sha256, wall seconds and peak memory) and the
+    folder is renamed to ``final``; when it raises, the staging folder is removed.
+
+    Args:
+        final: where the artifact shall lie. An empty folder there is replaced (KFP makes one); anything else is an
+            error.
+        kind: kind of artifact.
+        step: the step that makes it.
+        settings: the step's settings, JSON values only.
+        inputs: the artifacts it was made from.
+
+    Raises:
+        RadtransferError: ``final`` exists and is not an empty folder.
+    """
+    final = Path(final)
+    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
+        raise RadtransferError(f"{final}: already exists; name an output folder that does not exist yet")
+    staging = final.parent / f".{final.name}.partial-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    content: dict[str, Any] = {}
+    started = time.monotonic()
+    try:
+        yield staging, content
+        files = {name: file_sha256(staging / name) for name in _file_names(staging)}
+        made = {
+            "step": step,
+            "version": code_version(),
+            "settings": dict(settings),
+            "inputs": {name: artifact.digest for name, artifact in (inputs or {}).items()},
+        }
+        cost = {"seconds": round(time.monotonic() - started, 3), "peak_mib": round(peak_mib(), 1)}
+        description = {"schema": SCHEMA, "kind": kind, "digest": _digest(kind, content, files), "content": content}
+        write_json(staging / DESCRIPTION[kind], description | {"made": made, "cost": cost, "files": files})
+        if final.exists():
+            final.rmdir()
+        staging.rename(final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def read(path: Path, kind: Kind, *, verify: bool = False) -> Artifact:
+    """Open an artifact.
+
+    Args:
+        path: its folder.
+        kind: what it must be.
+        verify: also hash every file and compare (for what came from elsewhere: bundles, downloaded artifacts).
+
+    Raises:
+        RadtransferError: not there, of another kind or schema, or (with ``verify``) tampered with.
+    """
+    path = Path(path)
+    description_path = path / DESCRIPTION[kind]
+    if not description_path.is_file():
+        others = [other for other, name in DESCRIPTION.items() if (path / name).is_file()]
+        found = f"found an artifact of kind {others[0]!r}" if others else "found none"
+        raise RadtransferError(f"{path}: expected an artifact of kind {kind!r} ({DESCRIPTION[kind]}), {found}")
+    data = read_json(description_path)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or data.get("kind") != kind:
+        raise RadtransferError(
+            f"{description_path}: expected schema {SCHEMA} and kind {kind!r}; made by another version? Make it again"
+        )
+    try:
+        files: dict[str, str] = data["files"]
+        artifact = Artifact(path, kind, data["digest"], data["content"], data["made"], data["cost"])
+    except KeyError as error:
+        raise RadtransferError(f"{description_path}: entry {error} is missing; make this artifact again") from None
+    if artifact.digest != _digest(kind, artifact.content, files):
+        raise RadtransferError(f"{description_path}: its content does not match its digest; it was changed by hand")
+    present = set(_file_names(path)) - {DESCRIPTION[kind]}
+    if present != set(files):
+        odd = sorted(present ^ set(files))[0]
+        raise RadtransferError(f"{path}: {odd} {'was added' if odd in present else 'is missing'} since it was made")
+    if verify:
+        for name, expected in files.items():
+            if file_sha256(path / name) != expected:
+                raise RadtransferError(f"{path / name}: its sha256 is not the recorded one; the file was changed")
+    return artifact
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _file_names(folder: Path) -> list[str]:
+    """Relative POSIX names of all files below ``folder``; links are refused, since they may lead out of it."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise RadtransferError(f"{path}: links are not allowed in an artifact")
+        if path.is_file():
+            names.append(path.relative_to(folder).as_posix())
+    return names
+
+
+def _digest(kind: str, content: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    canonical = json.dumps([SCHEMA, kind, content, files], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

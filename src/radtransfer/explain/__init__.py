@@ -1,0 +1,1 @@
+"""Where the models look: Grad-CAM and LIME."""

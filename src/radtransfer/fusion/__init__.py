@@ -1,0 +1,1 @@
+"""Features of several models, fused, and the classical classifiers on them."""

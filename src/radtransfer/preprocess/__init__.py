@@ -1,0 +1,1 @@
+"""From files to an image store: decode, letterbox, validate, group, split."""

@@ -1,0 +1,1 @@
+"""Bundles: all that is needed to predict, under a version."""

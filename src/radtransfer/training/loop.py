@@ -1,0 +1,159 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional
+
+from radtransfer.preprocess.store import Store
+from radtransfer.progress import console, track
+from radtransfer.training.augment import augment
+from radtransfer.training.inference import infer
+from radtransfer.training.network import Network
+from radtransfer.training.runtime import device
+
+WARM_UP = 0.15
+HEAD_RATE = 2.0
+LABEL_SMOOTHING = 0.05
+EMA_DECAY = 0.98
+CLIP_NORM = 5.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training is asked to do; see the entries of the same names in :class:`radtransfer.config.RunConfig`."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it: one history row per epoch, the epoch kept, its validation AUROC, and the steps taken."""
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    validation_auroc: float
+    steps: int
+
+
+def train(network: Network, store: Store, recipe: Recipe, what: str) -> Outcome:
+    """Train a network in place and leave it with the weights of its best epoch on the validation split.
+
+    AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay, cross-entropy on softened labels weighted
+    against class imbalance, and an exponential moving average of the weights, which is what is validated and kept.
+    Only the train and validation splits of ``store`` are read.
+
+    Args:
+        network: on any device; moved to this process's.
+        store: image store with train and validation splits.
+        recipe: budget and rates.
+        what: shown with the progress.
+    """
+    network.to(device()).to(memory_format=torch.channels_last)
+    rows, held_out = store.rows("train"), store.rows("validation")
+    labels = store.manifest["label"].to_numpy(np.float32)
+    positives = labels[rows].mean()
+    class_weight = torch.tensor([0.5 / (1 - positives), 0.5 / positives], dtype=torch.float32, device=device())
+    size = min(recipe.batch_size, len(rows))
+    per_epoch = len(rows) // size
+    optimizer = torch.optim.AdamW(_groups(network, recipe), lr=recipe.learning_rate)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    average = copy.deepcopy(network).eval()
+    best, best_state, history = -math.inf, average.state_dict(), list[dict[str, float]]()
+    best_epoch = 0
+    for epoch in range(1, recipe.epochs + 1):
+        losses = 0.0
+        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+        order = rows[torch.randperm(len(rows), generator=generator).numpy()]
+        network.train()
+        for step in track(range(per_epoch), f"{what} epoch {epoch}/{recipe.epochs}", per_epoch):
+            done = (epoch - 1) * per_epoch + step
+            factor = _rate(done, recipe.epochs * per_epoch)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            batch = np.sort(order[step * size : (step + 1) * size])
+            images = torch.from_numpy(np.ascontiguousarray(store.images[batch])).to(device())
+            target = torch.from_numpy(labels[batch]).to(device())
+            loss = _loss(network(augment(images, generator)), target, class_weight)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
+            optimizer.step()
+            _follow(average, network, done)
+            losses += loss.item()
+        _, logits = infer(average, store.images[held_out], what=f"{what} validate")
+        auroc = _auroc(labels[held_out], logits)
+        validation_loss = _loss(torch.from_numpy(logits), torch.from_numpy(labels[held_out]), class_weight.cpu()).item()
+        history.append(
+            {
+                "epoch": epoch,
+                "train_loss": losses / per_epoch,
+                "validation_loss": validation_loss,
+                "validation_auroc": auroc,
+                "learning_rate": optimizer.param_groups[0]["lr"],
+            }
+        )
+        console.print(f"{what}: epoch {epoch}/{recipe.epochs} validation AUROC {auroc:.3f}", highlight=False)
+        if auroc > best:
+            best, best_epoch = auroc, epoch
+            best_state = {name: tensor.clone() for name, tensor in average.state_dict().items()}
+    network.load_state_dict(best_state)
+    network.eval()
+    return Outcome(history, best_epoch, best, recipe.epochs * per_epoch)
+
+
+def _groups(network: Network, recipe: Recipe) -> list[dict[str, object]]:
+    """The new head learns faster than the body; biases and normalisation layers are not decayed."""
+    head = {id(parameter) for parameter in network.body.get_classifier().parameters()}  # type: ignore[operator]
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * (HEAD_RATE if is_head else 1.0),
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (is_head, decays), parameters in groups.items()
+    ]
+
+
+def _rate(done: int, total: int) -> float:
+    """Share of the peak rate at step ``done``: linear warm-up, then a half cosine (Loshchilov & Hutter 2017)."""
+    warm = max(1, round(WARM_UP * total))
+    if done < warm:
+        return (done + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (done - warm) / max(1, total - warm)))
+
+
+def _loss(logits: Tensor, target: Tensor, class_weight: Tensor) -> Tensor:
+    soft = target * (1 - LABEL_SMOOTHING) + 0.5 * LABEL_SMOOTHING
+    return functional.binary_cross_entropy_with_logits(logits, soft, weight=class_weight[target.long()])
+
+
+def _follow(average: Network, network: Network, step: int) -> None:
+    """Move the averaged weights towards the trained ones; quickly in the first steps (as in timm's ModelEmaV3)."""
+    decay = min(EMA_DECAY, (step + 1) / (step + 10))
+    with torch.no_grad():
+        trained = network.state_dict()
+        for name, mean in average.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(trained[name], 1 - decay)
+            else:
+                mean.copy_(trained[name])
+
+
+def _auroc(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    return float(roc_auc_score(labels, logits))

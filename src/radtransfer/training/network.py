@@ -1,0 +1,116 @@
+"""A backbone with one output, from stored grey images to features and a logit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.training.runtime import device
+
+
+class Network(nn.Module):
+    """A timm backbone with a single-logit head, fed with stored images.
+
+    Grey images are repeated over the three input channels: for the first convolution this equals summing its filters
+    over the channels, so that ImageNet filters keep what they learnt, and every backbone is treated alike.
+
+    Args:
+        backbone: name of a timm classification model.
+        input_size: side in px of what the backbone sees; 0: the size it was published with.
+
+    Attributes:
+        backbone: its name.
+        input_size: side in px of what the backbone sees.
+        feature_dim: D, the length of the pooled features before the head.
+        body: the timm model (``num_classes=1``).
+
+    Raises:
+        RadtransferError: unknown backbone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: str, input_size: int = 0) -> None:
+        super().__init__()
+        check_backbones([backbone])
+        self.backbone = backbone
+        published = timm.get_pretrained_cfg(backbone) or timm.models.PretrainedCfg()
+        self.input_size = input_size or int(published.input_size[-1])
+        fixed: dict[str, Any] = {"img_size": self.input_size} if published.fixed_input_size else {}
+        self.body = timm.create_model(backbone, pretrained=False, num_classes=1, **fixed)
+        self.feature_dim = int(cast(int, self.body.head_hidden_size))
+        normalisation = resolve_model_data_config(self.body)  # type: ignore[no-untyped-call]
+        self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def prepare(self, images: Tensor, size: int = 0) -> Tensor:
+        """Stored images as the backbone wants them; the one place where they are resized and normalised.
+
+        Args:
+            images: [B, S, S], uint8 or float in 0..255.
+            size: side to resize to; 0: ``input_size``.
+
+        Returns:
+            float32 [B, 3, size, size], normalised with the backbone's published mean and standard deviation.
+        """
+        side = size or self.input_size
+        x = images.to(torch.float32).unsqueeze(1) / 255.0
+        if x.shape[-1] != side:
+            x = functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        x = (x - self.mean) / self.std
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def features(self, images: Tensor, size: int = 0) -> Tensor:
+        """Pooled features [B, D] of stored images [B, S, S]."""
+        body: Any = self.body
+        return cast(Tensor, body.forward_head(body.forward_features(self.prepare(images, size)), pre_logits=True))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits [B] of the positive class from features [B, D]."""
+        return cast(Tensor, self.body.get_classifier()(features)).squeeze(1)  # type: ignore[operator]
+
+    def forward(self, images: Tensor, size: int = 0) -> Tensor:
+        """Logits [B] of the positive class for stored images [B, S, S]."""
+        return self.head(self.features(images, size))
+
+
+def check_backbones(names: Sequence[str]) -> None:
+    """Check that timm knows every name.
+
+    Raises:
+        RadtransferError: names the first unknown one, with near matches.
+    """
+    for name in names:
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else "list them with timm.list_models()"
+            raise RadtransferError(f"backbones: timm has no model {name!r}; {hint}")
+
+
+def load_network(model_dir: Path) -> Network:
+    """A trained network in evaluation mode, on the device of this process.
+
+    Raises:
+        RadtransferError: not a model artifact, or its weights do not fit its backbone.
+    """
+    model = artifacts.read(model_dir, "model")
+    network = Network(model.content["backbone"], model.content["input_size"])
+    try:
+        network.load_state_dict(load_file(model_dir / "weights.safetensors"))
+    except (RuntimeError, OSError) as error:
+        raise RadtransferError(
+            f"{model_dir / 'weights.safetensors'}: not weights of {network.backbone}: {error}"
+        ) from None
+    return network.to(device()).to(memory_format=torch.channels_last).eval()

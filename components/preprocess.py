@@ -1,0 +1,59 @@
+"""The component that turns data sets into image stores."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Dataset, Output
+
+from radtransfer_components.support import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def preprocess(
+    data_root: str,
+    target_layout: str,
+    target_path: str,
+    target_part: str,
+    source_layout: str,
+    source_path: str,
+    source_parts: list,
+    image_size: int,
+    test_fraction: float,
+    validation_fraction: float,
+    max_images: int,
+    seed: int,
+    data_version: str,
+    code_version: str,
+    target_store: Output[Dataset],
+    source_store: Output[Dataset],
+    data_report: Output[HTML],
+) -> None:
+    """Decode, check, split and store the target images and the related images to pre-train on.
+
+    ``data_version`` takes part in the cache key alone: new data never get an old store.
+    """
+    from pathlib import Path
+
+    from radtransfer_components import support
+
+    with support.task("preprocess", code_version=code_version) as call:
+        from radtransfer.preprocess.run import preprocess
+
+        call(
+            preprocess,
+            data_root=Path(data_root),
+            target_layout=target_layout,
+            target_path=target_path,
+            target_part=target_part,
+            source_layout=source_layout,
+            source_path=source_path,
+            source_parts=source_parts,
+            image_size=image_size,
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            max_images=max_images,
+            seed=seed,
+            target_out=Path(target_store.path),
+            source_out=Path(source_store.path),
+        )
+        target = support.describe(target_store.metadata, target_store.path, "image-store", role="target")
+        source = support.describe(source_store.metadata, source_store.path, "image-store", role="source")
+        Path(data_report.path).write_text(support.data_report({"Target": target, "Source": source}), encoding="utf-8")

@@ -1,0 +1,50 @@
+"""The component that writes the report."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Model, Output
+
+from radtransfer_components.support import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def report(
+    config: dict,
+    backbones: list,
+    source_parts: list,
+    target_store: Input[Dataset],
+    source_store: Input[Dataset],
+    evaluation: Input[Artifact],
+    explanations: Input[Artifact],
+    bundle: Input[Model],
+    models_scratch: Input[list[Model]],
+    models_imagenet: Input[list[Model]],
+    models_in_domain: Input[list[Model]],
+    pretrained: Input[list[Model]],
+    code_version: str,
+    html: Output[HTML],
+    summary: Output[Markdown],
+) -> None:
+    """Write the self-contained report and its summary."""
+    from pathlib import Path
+
+    from radtransfer_components import support
+
+    with support.task("report", code_version=code_version, html=html.path, summary=summary.path) as call:
+        from radtransfer.config import validate
+        from radtransfer.evaluation.report import report
+
+        settings = config | {"backbones": backbones, "source_parts": source_parts}
+        models = support.by_source("model", models_scratch, models_imagenet, models_in_domain)
+        call(
+            report,
+            config=validate(settings, "pipeline parameters").model_dump(mode="json"),
+            target_store=Path(target_store.path),
+            source_store=Path(source_store.path),
+            evaluation=Path(evaluation.path),
+            explanations=Path(explanations.path),
+            bundle=Path(bundle.path),
+            models=models,
+            pretrained=[Path(item.path) for item in pretrained],
+            html_out=Path(html.path),
+            markdown_out=Path(summary.path),
+        )

@@ -1,0 +1,239 @@
+"""What the components share: their image, and what each task owes to whoever watches it.
+
+A component is one call into the library. Around that call :func:`task` measures time and memory, turns a
+:class:`radtransfer.errors.RadtransferError` into one readable line, and, where the environment names a folder to watch
+(``RADTRANSFER_WATCH``, set by ``radtransfer run``), leaves its log and its beginning and end there.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from radtransfer.artifacts import Artifact, Kind, peak_mib, read, read_json
+from radtransfer.config import TL_SOURCES
+from radtransfer.errors import RadtransferError
+
+# kfp.local's SubprocessRunner warns about images whose name does not say "python".
+IMAGE = "radtransfer/radtransfer-python:dev"
+WATCH = "RADTRANSFER_WATCH"
+FAILED = 2
+NOT_STARTED = 3
+
+
+def label(step: str, *parts: str) -> str:
+    """How a task is called on screen and in ``run.json``, e.g. ``finetune[imagenet, tf_efficientnet_lite0]``."""
+    return f"{step}[{', '.join(parts)}]" if parts else step
+
+
+@contextmanager
+def task(step: str, *parts: str, code_version: str, **outputs: str) -> Iterator[Callable[..., None]]:
+    """Run one step and say how it went.
+
+    Args:
+        step: name of the step.
+        parts: what tells this task from the others of its step (TL source, backbone).
+        code_version: the code that the submitter expects here; empty: whatever the image carries.
+        outputs: name and path of the artifacts that the step makes.
+
+    Yields:
+        ``call(function, **keywords)``, which calls the library and times it (imports apart).
+
+    Raises:
+        SystemExit: code 2 when the step raised :class:`RadtransferError` (its message is on standard error),
+            code 3 when another task of the same local run has failed already.
+    """
+    watch = Path(os.environ[WATCH]) if os.environ.get(WATCH) else None
+    name = label(step, *parts)
+    if watch is not None:
+        if (watch / "stop").exists():
+            sys.exit(NOT_STARTED)
+        _redirect(watch / "logs" / f"{name}.log")
+    started = _process_started()
+    inside: list[float] = []
+
+    def call(function: Callable[..., None], **keywords: Any) -> None:
+        inside.append(time.time())
+        try:
+            function(**keywords)
+        finally:
+            inside.append(time.time())
+
+    def tell(event: str, **more: Any) -> None:
+        if watch is not None:
+            line = json.dumps({"event": event, "task": name, "step": step, "time": time.time(), **more}) + "\n"
+            with (watch / "events.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(line)
+
+    tell("start", pid=os.getpid())
+    try:
+        _check_version(code_version)
+        yield call
+    except RadtransferError as error:
+        tell("error", message=str(error), expected=True)
+        _stop(watch)
+        print(f"radtransfer error: {error}", file=sys.stderr, flush=True)
+        sys.exit(FAILED)
+    except BaseException as error:
+        tell("error", message=f"{type(error).__name__}: {error}", expected=False)
+        _stop(watch)
+        raise
+    cost = {"started": started, "inside": inside, "peak_mib": round(peak_mib(), 1)}
+    tell("end", outputs=outputs, **cost)
+
+
+def expect(path: str, kind: Kind, **content: Any) -> Artifact:
+    """Open an input artifact and make sure that it is the one this task was meant to get.
+
+    Raises:
+        RadtransferError: not an artifact of that kind, or its content says otherwise than ``content``.
+    """
+    artifact = read(Path(path), kind)
+    for key, wanted in content.items():
+        if artifact.content.get(key) != wanted:
+            raise RadtransferError(
+                f"{path}: this task is for {key}={wanted!r} but was handed {artifact.content.get(key)!r}; "
+                "the pipeline passed the wrong artifact, please report it"
+            )
+    return artifact
+
+
+def by_source(kind: Kind, *given: Any) -> list[Path]:
+    """Paths of what the transfer-learning sources made, after a look at each.
+
+    Args:
+        kind: kind of the artifacts.
+        given: for each TL source in the order of :data:`radtransfer.config.TL_SOURCES` one KFP artifact, or one list
+            of models, one a backbone.
+
+    Raises:
+        RadtransferError: one is of another source, or the sources do not have the same backbones.
+    """
+    paths: list[Path] = []
+    backbones: list[str] | None = None
+    for source, items in zip(TL_SOURCES, given, strict=True):
+        if isinstance(items, list):
+            backbones = expect_all([item.path for item in items], kind, backbones, tl_source=source)
+            paths += [Path(item.path) for item in items]
+        else:
+            paths.append(expect(items.path, kind, tl_source=source).path)
+    return paths
+
+
+def expect_all(paths: list[str], kind: Kind, backbones: list[str] | None, **content: Any) -> list[str]:
+    """Make sure of one artifact for each of the ``backbones`` (None: whichever there are) and return their names.
+
+    Raises:
+        RadtransferError: one is missing, doubled, or not what ``content`` says.
+    """
+    found = sorted(str(expect(path, kind, **content).content["backbone"]) for path in paths)
+    wanted = sorted(backbones) if backbones is not None else sorted(set(found))
+    if found != wanted:
+        raise RadtransferError(
+            f"expected one artifact of kind {kind!r} for each of {wanted} with {content}, got {found}; "
+            "the pipeline passed the wrong artifacts, please report it"
+        )
+    return found
+
+
+def show_metrics(evaluation: Path, scalars: Any, curves: Any) -> None:
+    """Hand the selected candidate's figures to the KFP UI.
+
+    Args:
+        evaluation: folder of the evaluation.
+        scalars: a ``kfp.dsl.Metrics`` artifact.
+        curves: a ``kfp.dsl.ClassificationMetrics`` artifact.
+    """
+    metrics = read_json(evaluation / "metrics.json")
+    row = next(row for row in metrics["results"] if row["selected"])
+    for name in ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece"):
+        value = row[name]["value"]
+        if value is not None and math.isfinite(value):
+            scalars.log_metric(name, value)
+    drawn = read_json(evaluation / "curves.json")[row["id"]]
+    fpr, tpr = drawn["roc"]["fpr"], drawn["roc"]["tpr"]
+    # The UI wants a threshold per point; scikit-learn's first one is infinite, which is not JSON.
+    thresholds = drawn["roc"].get("thresholds") or [1 - i / max(1, len(fpr) - 1) for i in range(len(fpr))]
+    curves.log_roc_curve(fpr, tpr, [min(1.0, t) if math.isfinite(t) else 1.0 for t in thresholds])
+    cells = drawn["confusion"]
+    table = [[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]]
+    curves.log_confusion_matrix(["normal", metrics["positive_class"]], table)
+
+
+def describe(metadata: dict[str, Any], path: str, kind: Kind, **content: Any) -> Artifact:
+    """Check an artifact just made like :func:`expect` and put what it says of itself into its KFP metadata."""
+    artifact = expect(path, kind, **content)
+    metadata["digest"] = artifact.digest
+    metadata["code_version"] = artifact.made["version"]
+    metadata.update({key: value for key, value in artifact.content.items() if _plain(value)})
+    return artifact
+
+
+def data_report(stores: Mapping[str, Artifact]) -> str:
+    """HTML page with the counts of image stores, for the KFP UI."""
+    parts = []
+    for name, store in stores.items():
+        content = store.content
+        rows = "".join(
+            f"<tr><td>{html.escape(split)}<td>{html.escape(str(cls))}<td>{count}"
+            for split, classes in content["counts"].items()
+            for cls, count in classes.items()
+        )
+        facts = {key: content.get(key) for key in ("name", "part", "images", "size", "grouping", "files_found")}
+        facts["rejected"] = len(content.get("rejected", []))
+        said = ", ".join(f"{key} {html.escape(str(value))}" for key, value in facts.items())
+        notes = "".join(f"<li>{html.escape(str(note))}" for note in content.get("notes", []))
+        head = f"<h2>{html.escape(name)}</h2><p>{said}</p><ul>{notes}</ul>"
+        parts.append(f"{head}<table border=1><tr><th>split<th>class<th>images{rows}</table>")
+    return "<!doctype html><meta charset=utf-8><title>Data</title>" + "".join(parts)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= 16 and all(_plain(item) and not isinstance(item, list) for item in value)
+    return isinstance(value, (str, int, float, bool))
+
+
+def _check_version(wanted: str) -> None:
+    from radtransfer.provenance import code_version
+
+    if wanted and wanted.split("/")[0] != code_version():
+        raise RadtransferError(
+            f"this task was submitted by code version {wanted}, but the code here is {code_version()}: it was changed "
+            "while the run was under way, or the image is another; start a new run (or rebuild the image)"
+        )
+
+
+def _stop(watch: Path | None) -> None:
+    """Keep the tasks of this local run that have not begun from beginning; those at work finish."""
+    if watch is not None:
+        (watch / "stop").touch()
+
+
+def _redirect(path: Path) -> None:
+    """Send what this process prints from now on, its libraries' output included, to a file of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _process_started() -> float:
+    """Seconds since the epoch at which this process began (Linux; elsewhere: now)."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+    except OSError:
+        return time.time()
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")

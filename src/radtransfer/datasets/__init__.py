@@ -1,1 +1,44 @@
-"""The layouts in which data sets are published, and synthetic radiographs."""
+"""Data sets in their published layouts. A new layout is one file here and one line in :data:`LAYOUTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from radtransfer.datasets import class_folders, fracatlas, iqothnccd, mura, phantoms
+from radtransfer.datasets.records import Dataset, Folder, Record, near
+from radtransfer.errors import RadtransferError
+
+LAYOUTS: dict[str, Callable[[Folder, str | None], Dataset]] = {
+    "class_folders": class_folders.read,
+    "fracatlas": fracatlas.read,
+    "iqothnccd": iqothnccd.read,
+    "mura": mura.read,
+    "phantoms": phantoms.read,
+}
+
+__all__ = ["LAYOUTS", "Dataset", "Record", "read"]
+
+
+def read(layout: str, data_root: Path, path: str, part: str | None = None) -> Dataset:
+    """Read a data-set folder.
+
+    Args:
+        layout: one of :data:`LAYOUTS`.
+        data_root: folder that holds the data sets.
+        path: the data set's folder, relative to ``data_root``.
+        part: the target part, for layouts whose classes depend on it; None: all parts.
+
+    Raises:
+        RadtransferError: unknown layout, missing folder or file, or nothing that the layout can place.
+    """
+    if layout not in LAYOUTS:
+        raise RadtransferError(f"unknown layout {layout!r}; {near(layout, LAYOUTS)}")
+    folder = Folder.below(data_root, path, layout)
+    dataset = LAYOUTS[layout](folder, part)
+    if not dataset.records:
+        raise RadtransferError(
+            f"{folder.path}: no image that the layout {layout!r} can place "
+            f"({len(dataset.rejected)} files rejected); check the folder and the layout"
+        )
+    return dataset

@@ -1,0 +1,134 @@
+"""What a layout says about a data set: one record per image file, and the files it cannot place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from radtransfer.errors import RadtransferError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image file.
+
+    Attributes:
+        file: POSIX path relative to the data root.
+        label: 1 for the positive class, else 0.
+        parts: body parts that it shows; several where the data set says so.
+        patient_id, study_id: pseudonyms, None where the data set has none.
+        official: "test" if the publisher keeps this image for testing, "train" if the publisher trains on it, None
+            where the data set has no official split.
+        boxes: findings as (x0, y0, x1, y1), shares of width and height of the upright image.
+        flags: what the data set says about the image, e.g. ``hardware``.
+    """
+
+    file: str
+    label: int
+    parts: tuple[str, ...]
+    patient_id: str | None = None
+    study_id: str | None = None
+    official: str | None = None
+    boxes: tuple[Box, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data-set folder as its layout reads it.
+
+    Attributes:
+        layout: name of the layout.
+        name: name of its folder.
+        classes: names of class 0 and class 1 (the positive one).
+        records: one per image that the layout can place, sorted by file.
+        rejected: (file, reason) of each image file that it cannot place.
+        notes: what a reader of the results should know.
+        modality: "X-ray" or "CT".
+        slices: whether neighbouring slices of one scan may be there, which look alike without being duplicates.
+        synthetic: whether the images are made up.
+    """
+
+    layout: str
+    name: str
+    classes: tuple[str, str]
+    records: list[Record]
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    modality: str = "X-ray"
+    slices: bool = False
+    synthetic: bool = False
+
+    @property
+    def parts(self) -> list[str]:
+        """All body parts, sorted."""
+        return sorted({part for record in self.records for part in record.parts})
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A data-set folder below the data root.
+
+    Raises (from :meth:`below`):
+        RadtransferError: the data root or the folder is missing, or the folder lies outside the data root.
+    """
+
+    root: Path
+    path: Path
+
+    @classmethod
+    def below(cls, root: Path, relative: str, layout: str) -> Folder:
+        """Find the folder ``relative`` below ``root``; ``layout`` is named in the error."""
+        root = Path(root)
+        if not root.is_dir():
+            raise RadtransferError(f"data root {root}: no such folder; name the folder that holds your data sets")
+        path = root / relative
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise RadtransferError(f"data set folder {relative!r} lies outside the data root {root}; move it inside")
+        if not path.is_dir():
+            there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            near = difflib.get_close_matches(relative, there, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else f"there: {', '.join(there) or 'nothing'}. "
+            raise RadtransferError(
+                f"data root {root}: no folder {relative!r}, where the {layout} data set is expected; {hint}"
+                "Put the data set there or set its path"
+            )
+        return cls(root, path)
+
+    def file(self, path: Path) -> str:
+        """POSIX path of ``path`` relative to the data root."""
+        return path.relative_to(self.root).as_posix()
+
+    def images(self, *inside: str) -> list[Path]:
+        """All image files in a folder, at any depth, sorted; links that lead out of the data root are left out."""
+        root = self.root.resolve()
+        return sorted(
+            path
+            for path in self.path.joinpath(*inside).rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.resolve().is_relative_to(root)
+        )
+
+    def need(self, name: str, layout: str) -> Path:
+        """A file or folder that the layout cannot do without.
+
+        Raises:
+            RadtransferError: it is missing.
+        """
+        path = self.path / name
+        if not path.exists():
+            raise RadtransferError(
+                f"{path}: missing; a {layout} data set holds it. Get the data set again or choose another layout"
+            )
+        return path
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: its near matches, else all that are known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"

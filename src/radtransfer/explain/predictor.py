@@ -1,0 +1,104 @@
+"""The complete predictor: stored images in, calibrated probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
+from radtransfer.training.inference import infer
+from radtransfer.training.network import Network, load_network
+
+HEAD = "head"
+FUSED = "fused"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Backbones, fusion, classifier and calibration of one candidate, as one function of stored images.
+
+    Attributes:
+        networks: the backbones whose features it reads, in the order of the fused columns.
+        estimator: the fitted classifier; None: the (single) network's own head decides.
+        slope: of the calibration p = sigmoid(slope * raw + intercept).
+        intercept: of the calibration.
+        threshold: p at or above it is called positive.
+    """
+
+    networks: tuple[Network, ...]
+    estimator: Any | None
+    slope: float
+    intercept: float
+    threshold: float
+
+    def __call__(self, images: NDArray[np.uint8], what: str = "predict") -> NDArray[np.float64]:
+        """Calibrated probability of the positive class, float64 [N], for uint8 [N, S, S]."""
+        passed = [infer(network, images, what=f"{what} {network.backbone}") for network in self.networks]
+        if self.estimator is None:
+            raw = passed[0][1].astype(np.float64)
+        else:
+            raw = raw_score(self.estimator, np.concatenate([features for features, _ in passed], axis=1))
+        return np.asarray(calibrate(raw, self.slope, self.intercept), np.float64)
+
+
+def of_candidate(
+    candidate: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], networks: Mapping[str, Network], folder: Path
+) -> Predictor:
+    """The predictor of one candidate of a classifiers artifact.
+
+    Args:
+        candidate: its entry in ``classifiers.json``.
+        blocks: the columns of the fused features.
+        networks: the trained networks of its TL source by backbone.
+        folder: where the candidate's file lies.
+
+    Raises:
+        RadtransferError: a network is missing, or the candidate's file cannot be read.
+    """
+    estimator = None if candidate["classifier"] == HEAD else load_classifier(folder / str(candidate["file"]))
+    calibration = candidate["calibration"]
+    return _build(candidate["features"], blocks, networks, estimator, calibration, candidate["threshold"])
+
+
+def of_bundle(bundle: Path) -> Predictor:
+    """The predictor of a bundle, every file of which is hashed and compared first.
+
+    Raises:
+        RadtransferError: not a bundle, tampered with, or incomplete.
+    """
+    content = artifacts.read(bundle, "bundle", verify=True).content
+    wanted = _backbones(content["features"], content["blocks"])
+    networks = {backbone: load_network(bundle / "models" / backbone) for backbone in wanted}
+    estimator = None if content["classifier"] == HEAD else load_classifier(bundle / "classifier.skops")
+    calibration = content["calibration"]
+    return _build(content["features"], content["blocks"], networks, estimator, calibration, content["threshold"])
+
+
+def _build(
+    features: str,
+    blocks: Sequence[Mapping[str, Any]],
+    networks: Mapping[str, Network],
+    estimator: Any | None,
+    calibration: Mapping[str, float],
+    threshold: float,
+) -> Predictor:
+    wanted = _backbones(features, blocks)
+    missing = [backbone for backbone in wanted if backbone not in networks]
+    if missing:
+        raise RadtransferError(f"predictor of {features!r}: the trained model of {missing[0]} is missing; hand it over")
+    chosen = tuple(networks[backbone] for backbone in wanted)
+    return Predictor(chosen, estimator, float(calibration["slope"]), float(calibration["intercept"]), float(threshold))
+
+
+def _backbones(features: str, blocks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The backbones behind ``features`` in the order of the fused columns."""
+    if features != FUSED:
+        return [features]
+    return [block["backbone"] for block in sorted(blocks, key=lambda block: int(block["start"]))]

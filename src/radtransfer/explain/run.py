@@ -1,0 +1,318 @@
+"""The explain step: chosen test images, seen through every transfer-learning source; and explained predictions."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from radtransfer import artifacts
+from radtransfer.artifacts import Artifact
+from radtransfer.config import TL_SOURCES
+from radtransfer.errors import RadtransferError
+from radtransfer.explain import cases, draw, gradcam, predictor, superpixels
+from radtransfer.preprocess.decode import Letterbox, decode, letterbox
+from radtransfer.preprocess.store import Store
+from radtransfer.progress import track
+from radtransfer.training.network import load_network
+from radtransfer.training.runtime import settle
+
+Key = TypeVar("Key")
+METHODS = {"gradcam": gradcam.DESCRIPTION, "lime": superpixels.DESCRIPTION}
+COLOURS = (
+    "Grad-CAM: matplotlib's 'plasma', from blue (weak, nearly transparent) to yellow (strong). LIME: orange speaks for "
+    "the positive class, blue against it, the stronger the more opaque. Boxes: yellow dashes on black."
+)
+QUALITY = (
+    "Energy: share of a map's positive mass inside the lesion boxes. Pointing: share of images whose map peaks inside "
+    "a box. Chance, for both: the boxes' share of the image's area (padding left out). Only explained images with "
+    "boxes count (n); they were chosen by outcome and are no random sample."
+)
+MEASURED = ["tl_source", "method", "image_id", "outcome", "score", "energy", "pointing", "chance", "fidelity"]
+SUMMARY = ["tl_source", "method", "n", "energy", "pointing", "chance", "fidelity"]
+SCORE_TOLERANCE = 1e-3
+PREDICTION_SAMPLES = 200
+
+
+def explain(
+    *,
+    target_store: Path,
+    evaluation: Path,
+    classifiers: list[Path],
+    models: list[Path],
+    images_per_outcome: int,
+    lime_samples: int,
+    seed: int,
+    threads: int,
+    out: Path,
+) -> None:
+    """Explain chosen test images with Grad-CAM and LIME for every TL source's fused choice.
+
+    Args:
+        target_store: image store of the target.
+        evaluation: what was evaluated on it; its selected row says which outcome an image had.
+        classifiers: one artifact per TL source.
+        models: the fine-tuned models of all TL sources.
+        images_per_outcome: images for each of TP, FP, FN, TN (fewer where there are fewer).
+        lime_samples: perturbed images per LIME explanation.
+        seed: of LIME's perturbations.
+        threads: CPU threads.
+        out: the explanations artifact to write.
+
+    Raises:
+        RadtransferError: inputs do not belong together, or a backbone that Grad-CAM does not know.
+    """
+    settle(threads, seed)
+    store = Store.open(target_store)
+    judged = artifacts.read(evaluation, "evaluation")
+    choices: dict[str, dict[str, str]] = judged.content["choices"]
+    sources: list[str] = [tl_source for tl_source in TL_SOURCES if tl_source in choices]
+    fitted, trained = _belonging(store.artifact, sources, classifiers, models)
+    scores = pd.read_parquet(evaluation / "test_scores.parquet").set_index("image_id")
+    selected: str = judged.content["selected"]
+    chosen = cases.choose(
+        scores.index.tolist(),
+        scores["label"].to_numpy(np.int_),
+        scores[selected].to_numpy(np.float64),
+        float(artifacts.read_json(evaluation / "curves.json")[selected]["threshold"]),
+        images_per_outcome,
+    )
+    shown = _look_up(store, chosen)
+
+    inputs = {"target_store": store.artifact, "evaluation": judged}
+    inputs |= {f"classifiers/{tl_source}": artifact for tl_source, artifact in fitted.items()}
+    inputs |= {"models/" + "/".join(key): artifact for key, artifact in trained.items()}
+    settings = {"images_per_outcome": images_per_outcome, "lime_samples": lime_samples, "seed": seed}
+    settings |= {"threads": threads}
+    with artifacts.writing(out, "explanations", step="explain", settings=settings, inputs=inputs) as (staging, content):
+        notes = [cases.RULE, COLOURS, QUALITY, *_shortfalls(chosen, images_per_outcome)]
+        gallery = [_entry(case, staging) for case in shown]
+        measured: list[dict[str, Any]] = []
+        for tl_source in sources if shown else []:
+            row_id = choices[tl_source]["fused"]
+            predict = _fused_choice(fitted[tl_source], trained, row_id)
+            for case, entry, values in zip(
+                shown, gallery, _explained(shown, predict, tl_source, lime_samples, seed, staging), strict=True
+            ):
+                entry["scores"][tl_source] = values[0]["score"]
+                entry["maps"][tl_source] = {value["method"]: value.pop("file") for value in values}
+                measured += values
+                drift = abs(values[0]["score"] - float(scores[row_id][case.image_id]))
+                if drift > SCORE_TOLERANCE:
+                    notes.append(f"{row_id}: {case.image_id} scores {drift:.4f} away from its evaluated score.")
+        frame = pd.DataFrame(measured, columns=MEASURED)
+        summary = _summary(frame)
+        frame.to_csv(staging / "quality_images.csv", index=False)
+        pd.DataFrame(summary, columns=SUMMARY).to_csv(staging / "quality.csv", index=False)
+        artifacts.write_json(staging / "gallery.json", gallery)
+        content |= {"images": len(shown), "methods": METHODS, "quality": summary, "notes": notes}
+
+
+def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads: int) -> None:
+    """Explain a bundle's predictions for image files: a Grad-CAM and a LIME overlay each, in original size.
+
+    ``out`` becomes an explanations artifact with ``index.csv`` (image, score, gradcam, lime) and the PNGs, whose names
+    are a running number and what is safe of the image's name.
+
+    Raises:
+        RadtransferError: a bundle or image that cannot be read, or ``out`` exists and is not empty; nothing is
+            written then.
+    """
+    settle(threads, 0)
+    opened = artifacts.read(bundle, "bundle")
+    predict = predictor.of_bundle(bundle)
+    settings = {"lime_samples": PREDICTION_SAMPLES, "seed": 0, "threads": threads}
+    with artifacts.writing(
+        out, "explanations", step="explain_predictions", settings=settings, inputs={"bundle": opened}
+    ) as (staging, content):
+        with (staging / "index.csv").open("w", newline="", encoding="utf-8") as stream:
+            index = csv.writer(stream)
+            index.writerow(["image", "score", "gradcam", "lime"])
+            for number, path in enumerate(track(images, "explain", len(images)), start=1):
+                pixels = decode(path).pixels
+                stored, frame = letterbox(pixels, int(opened.content["store_size"]))
+                stem = f"{number:04d}-{_safe(path.stem)}"
+                heat = frame.restore(gradcam.gradcam(predict.networks, stored[None])[0]).clip(0, 1)
+                height, width = pixels.shape
+                found = superpixels.lime(
+                    predict, stored, frame.box(0, 0, width, height), samples=PREDICTION_SAMPLES, seed=0
+                )
+                segments = _nearest(found.segments, frame)
+                draw.save(staging / f"{stem}-gradcam.png", draw.heat_overlay(pixels, heat))
+                overlay = draw.lime_overlay(pixels, segments, found.weights)
+                draw.save(staging / f"{stem}-lime.png", overlay)
+                score = float(predict(stored[None])[0])
+                index.writerow([str(path), repr(score), f"{stem}-gradcam.png", f"{stem}-lime.png"])
+        content |= {"images": len(images), "methods": METHODS, "quality": [], "notes": [COLOURS]}
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A chosen test image as it is stored."""
+
+    image_id: str
+    outcome: cases.Outcome
+    label_name: str
+    pixels: NDArray[np.uint8]
+    boxes: list[list[float]]
+    region: superpixels.Box
+    stem: str
+
+
+def _look_up(store: Store, chosen: list[cases.Case]) -> list[_Shown]:
+    positions = {image_id: row for row, image_id in enumerate(store.manifest["image_id"])}
+    shown = []
+    for number, case in enumerate(chosen, start=1):
+        position = positions[case.image_id]
+        row = store.manifest.iloc[position]
+        width, height = int(row["width"]), int(row["height"])
+        frame = letterbox(np.zeros((height, width), np.uint8), store.size)[1]
+        boxes = [[float(edge) for edge in box] for box in row["boxes"]]
+        pixels = np.asarray(store.images[position])
+        region = frame.box(0, 0, width, height)
+        stem = f"{number:03d}-{case.outcome}"
+        shown.append(_Shown(case.image_id, case.outcome, str(row["label_name"]), pixels, boxes, region, stem))
+    return shown
+
+
+def _entry(case: _Shown, staging: Path) -> dict[str, Any]:
+    """The case in ``gallery.json``, its pictures without maps written: ``image`` and, with the boxes, ``boxed``."""
+    draw.save(staging / f"{case.stem}.png", draw.plain(case.pixels))
+    boxed = f"{case.stem}-boxes.png" if case.boxes else None
+    if boxed:
+        draw.save(staging / boxed, draw.plain(case.pixels, case.boxes))
+    return {
+        "image_id": case.image_id,
+        "outcome": case.outcome,
+        "label_name": case.label_name,
+        "boxes": case.boxes,
+        "image": f"{case.stem}.png",
+        "boxed": boxed,
+        "scores": {},
+        "maps": {},
+    }
+
+
+def _explained(
+    shown: list[_Shown], predict: predictor.Predictor, tl_source: str, samples: int, seed: int, staging: Path
+) -> Iterator[list[dict[str, Any]]]:
+    """Write each case's overlays; yield what was measured of them, one dictionary per method."""
+    images = np.stack([case.pixels for case in shown])
+    scores = predict(images)
+    heats = gradcam.gradcam(predict.networks, images)
+    for case, score, heat in zip(track(shown, f"explain {tl_source}", len(shown)), scores, heats, strict=True):
+        lime = superpixels.lime(predict, case.pixels, case.region, samples=samples, seed=seed)
+        pictures = {
+            "gradcam": draw.heat_overlay(case.pixels, heat),
+            "lime": draw.lime_overlay(case.pixels, lime.segments, lime.weights),
+        }
+        maps = {"gradcam": heat, "lime": lime.map}
+        values = []
+        for method, picture in pictures.items():
+            file = f"{case.stem}-{tl_source}-{method}.png"
+            draw.save(staging / file, draw.legible(picture))
+            value: dict[str, Any] = {
+                "tl_source": tl_source,
+                "method": method,
+                "image_id": case.image_id,
+                "outcome": case.outcome,
+            }
+            value |= {"score": float(score), "fidelity": lime.fidelity if method == "lime" else float("nan")}
+            values.append(value | _agreement(maps[method], case) | {"file": file})
+        yield values
+
+
+def _fused_choice(fitted: Artifact, trained: Mapping[tuple[str, str], Artifact], row_id: str) -> predictor.Predictor:
+    content = fitted.content
+    tl_source, seed = content["tl_source"], content["seed"]
+    by_row = {f"{tl_source}/{candidate['id']}/seed{seed}": candidate for candidate in content["candidates"]}
+    if row_id not in by_row:
+        raise RadtransferError(f"{fitted.path}: the evaluation names {row_id!r}, which is not among its candidates")
+    networks = {
+        block["backbone"]: load_network(trained[tl_source, block["backbone"]].path) for block in content["blocks"]
+    }
+    return predictor.of_candidate(by_row[row_id], content["blocks"], networks, fitted.path)
+
+
+def _belonging(
+    store: Artifact, sources: list[str], classifiers: list[Path], models: list[Path]
+) -> tuple[dict[str, Artifact], dict[tuple[str, str], Artifact]]:
+    """The classifiers of each TL source and the models behind them, which all say of themselves what they are."""
+    opened = [artifacts.read(path, "classifiers") for path in classifiers]
+    fitted = _unique((artifact.content["tl_source"], artifact) for artifact in opened)
+    found = [artifacts.read(path, "model") for path in models]
+    trained = _unique(((model.content["tl_source"], model.content["backbone"]), model) for model in found)
+    wanted: dict[tuple[str, str], Artifact] = {}
+    for tl_source in sources:
+        if tl_source not in fitted:
+            raise RadtransferError(f"explain: classifiers of TL source {tl_source!r} are missing; hand them over")
+        artifact = fitted[tl_source]
+        if artifact.content["store_digest"] != store.digest:
+            raise RadtransferError(f"{artifact.path}: fitted on another image store than {store.path}")
+        for block in artifact.content["blocks"]:
+            key = (tl_source, block["backbone"])
+            if key not in trained:
+                raise RadtransferError(f"explain: the model of {' '.join(reversed(key))} is missing; hand it over")
+            if trained[key].digest != block["model_digest"]:
+                raise RadtransferError(f"{trained[key].path}: not the model that {artifact.path} was fitted on")
+            wanted[key] = trained[key]
+    return {tl_source: fitted[tl_source] for tl_source in sources}, wanted
+
+
+def _unique(pairs: Iterable[tuple[Key, Artifact]]) -> dict[Key, Artifact]:
+    keyed: dict[Key, Artifact] = {}
+    for key, artifact in pairs:
+        if key in keyed:
+            raise RadtransferError(f"explain: {keyed[key].path} and {artifact.path} are both of {key}; hand over one")
+        keyed[key] = artifact
+    return keyed
+
+
+def _agreement(heat: NDArray[np.float32], case: _Shown) -> dict[str, float]:
+    if not case.boxes:
+        return dict.fromkeys(("energy", "pointing", "chance"), float("nan"))
+    mask = cases.box_mask(case.boxes, len(heat))
+    x0, y0, x1, y1 = case.region
+    chance = float(mask.sum() / ((x1 - x0) * (y1 - y0)))
+    return {"energy": cases.energy_inside(heat, mask), "pointing": cases.pointing_hit(heat, mask), "chance": chance}
+
+
+def _summary(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Means per TL source and method; null where no image counts."""
+    rows: list[dict[str, Any]] = []
+    for (tl_source, method), group in frame.groupby(["tl_source", "method"], sort=False):
+        row: dict[str, Any] = {"tl_source": tl_source, "method": method, "n": int(group["chance"].notna().sum())}
+        for name in ("energy", "pointing", "chance", "fidelity"):
+            mean = float(group[name].mean())
+            row[name] = mean if np.isfinite(mean) else None
+        rows.append(row)
+    return rows
+
+
+def _shortfalls(chosen: list[cases.Case], wanted: int) -> list[str]:
+    counts = {outcome: sum(case.outcome == outcome for case in chosen) for outcome in cases.OUTCOMES}
+    return [
+        f"Only {count} of {wanted} wanted images are shown for {outcome}: the test set has no more."
+        for outcome, count in counts.items()
+        if count < wanted
+    ]
+
+
+def _nearest(segments: NDArray[np.int64], frame: Letterbox) -> NDArray[np.int64]:
+    """Superpixels [S, S] of the stored square as [height, width] of the original image."""
+    wide, high = frame.content
+    columns = frame.left + (np.arange(frame.width) + 0.5) * wide / frame.width
+    lines = frame.top + (np.arange(frame.height) + 0.5) * high / frame.height
+    return segments[lines.astype(np.intp)[:, None], columns.astype(np.intp)[None, :]]
+
+
+def _safe(stem: str) -> str:
+    """What of a file's stem may stand in a file name anywhere; the running number before it keeps it unique."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "image"

@@ -1,0 +1,143 @@
+"""LIME on superpixels: what changes the calibrated probability of the complete predictor.
+
+Ribeiro, Singh, Guestrin, "Why Should I Trust You?": Explaining the Predictions of Any Classifier, KDD 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lime.lime_image import LimeImageExplainer
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from skimage.segmentation import slic
+
+from radtransfer.errors import RadtransferError
+
+Box = tuple[float, float, float, float]
+SUPERPIXELS = 48
+COMPACTNESS = 0.2
+BLUR = 1 / 16
+CHUNK_BYTES = 2**26
+DESCRIPTION = (
+    "LIME on the calibrated probability of the complete predictor (all backbones, fusion, classifier, calibration): "
+    f"about {SUPERPIXELS} SLIC superpixels of the grey image without its letterbox padding; a hidden superpixel shows "
+    "the image blurred (Gaussian, sigma = 1/16 of the image's side), so what counts is detail, not overall brightness. "
+    "Weights are in units of probability per superpixel."
+)
+
+
+@dataclass(frozen=True)
+class Lime:
+    """A local linear surrogate.
+
+    Attributes:
+        segments: int [S, S], the superpixel of every pixel; -1 in the padding.
+        weights: float64 [K], what showing superpixel k instead of hiding it adds to the probability.
+        fidelity: weighted R^2 of the surrogate on the perturbed images it was fitted to (1 is perfect).
+    """
+
+    segments: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    fidelity: float
+
+    @property
+    def map(self) -> NDArray[np.float32]:
+        """The weights as an image, float32 [S, S]; 0 in the padding."""
+        return np.append(self.weights, 0.0)[self.segments].astype(np.float32)
+
+
+def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:
+    """SLIC superpixels 0..K-1 of the grey image inside ``content`` (px of the stored image); -1 outside.
+
+    SLIC draws nothing at random: equal images have equal superpixels.
+
+    Raises:
+        RadtransferError: ``content`` covers no pixel.
+    """
+    left, top, right, bottom = _pixels(content, image.shape)
+    if left >= right or top >= bottom:
+        raise RadtransferError(f"LIME: the image covers no pixel of its stored square ({content}); check its size")
+    inside = image[top:bottom, left:right]
+    found = slic(inside, n_segments=SUPERPIXELS, compactness=COMPACTNESS, sigma=1.0, start_label=0, channel_axis=None)
+    segments = np.full(image.shape, -1, np.int64)
+    segments[top:bottom, left:right] = np.unique(found, return_inverse=True)[1].reshape(found.shape)
+    return segments
+
+
+def blurred(image: NDArray[np.uint8], content: Box) -> NDArray[np.uint8]:
+    """What a hidden superpixel shows: the image inside ``content``, blurred without its padding bleeding in."""
+    left, top, right, bottom = _pixels(content, image.shape)
+    hidden = image.copy()
+    inside = image[top:bottom, left:right].astype(np.float32)
+    hidden[top:bottom, left:right] = np.rint(gaussian_filter(inside, BLUR * len(image), mode="reflect"))
+    return hidden
+
+
+def lime(
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.float64]],
+    image: NDArray[np.uint8],
+    content: Box,
+    *,
+    samples: int,
+    seed: int,
+) -> Lime:
+    """Explain one prediction.
+
+    Args:
+        predict: uint8 [N, S, S] to probabilities [N].
+        image: uint8 [S, S].
+        content: x0, y0, x1, y1 of the image inside its padding, px.
+        samples: perturbed images, each of which is predicted once.
+        seed: of the perturbations; the same image and seed give the same explanation.
+    """
+    segments = segment(image, content)
+    explainer = _Explainer(predict, blurred(image, content), seed)
+    found = explainer.explain_instance(
+        image, None, labels=(1,), hide_color=0, top_labels=None, num_samples=samples,
+        segmentation_fn=lambda _: segments, random_seed=seed,
+    )  # fmt: skip
+    weights = np.zeros(int(segments.max()) + 1)
+    for superpixel, weight in found.local_exp[1]:
+        weights[superpixel] = weight
+    return Lime(segments, weights, float(found.score))
+
+
+class _Explainer(LimeImageExplainer):  # type: ignore[misc]
+    """LIME's image explainer with its perturbations made for grey images.
+
+    The library's own loop copies three channels, masks superpixel by superpixel, shows a progress bar that cannot be
+    switched off and knows no padding.
+    """
+
+    def __init__(
+        self, predict: Callable[[NDArray[np.uint8]], NDArray[np.float64]], hidden: NDArray[np.uint8], seed: int
+    ) -> None:
+        super().__init__(feature_selection="none", random_state=seed)
+        self.predict = predict
+        self.hidden = hidden
+
+    def data_labels(
+        self, image: Any, fudged_image: Any, segments: Any, classifier_fn: Any, num_samples: int, batch_size: int = 10
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Which superpixels are shown, int [num_samples, K] (all of them in row 0), and [1 - p, p] of each row."""
+        grey = image[..., 0]
+        shown = self.random_state.randint(0, 2, (num_samples, int(segments.max()) + 1))
+        shown[0] = 1
+        visible = np.pad(shown.astype(bool), ((0, 0), (0, 1)), constant_values=True)  # column -1: the padding
+        chunk = max(32, CHUNK_BYTES // grey.size)
+        scores = np.concatenate(
+            [
+                self.predict(np.where(visible[start : start + chunk][:, segments], grey, self.hidden))
+                for start in range(0, num_samples, chunk)
+            ]
+        )
+        return shown, np.stack([1 - scores, scores], axis=1)
+
+
+def _pixels(content: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    left, top = max(0, round(content[0])), max(0, round(content[1]))
+    return left, top, min(shape[1], round(content[2])), min(shape[0], round(content[3]))

@@ -1,0 +1,330 @@
+"""The step ``preprocess``: data-set folders to the target's and the source's image store."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from radtransfer import artifacts, datasets
+from radtransfer.datasets.records import Dataset, Record, near
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess import grouping, split, store
+from radtransfer.preprocess.decode import Letterbox, decode_bytes, letterbox, read_bytes
+from radtransfer.progress import track
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A decoded image, waiting in the scratch files at its position."""
+
+    record: Record
+    role: str
+    dataset: Dataset
+    sha256: str
+    pixel_sha256: str
+    box: Letterbox
+    flags: tuple[str, ...]
+
+
+@dataclass
+class _Side:
+    """One of the two stores in the making."""
+
+    role: str
+    dataset: Dataset
+    part: str
+    records: list[Record]
+    found: int
+    rejected: list[tuple[str, str]]
+    notes: list[str] = field(default_factory=list)
+
+
+def preprocess(
+    *,
+    data_root: Path,
+    target_layout: str,
+    target_path: str,
+    target_part: str,
+    source_layout: str,
+    source_path: str,
+    source_parts: list[str],
+    image_size: int,
+    test_fraction: float,
+    validation_fraction: float,
+    max_images: int,
+    seed: int,
+    target_out: Path,
+    source_out: Path,
+) -> None:
+    """Decode, letterbox, group, split and store the images of a target part and of its source.
+
+    Images that show the target part belong to the target alone. Groups (:mod:`~radtransfer.preprocess.grouping`) are
+    found over target and source together; a source image in the group of a target image is left out. The target is
+    split into train, validation and test (its publisher's test set, where there is one), the source into train and
+    validation. Every file left out is listed with its reason.
+
+    Args:
+        data_root: folder of the data sets.
+        target_layout, target_path, target_part: the target data set and the part of it.
+        source_layout, source_path, source_parts: the source data set and its parts; none: all but the target's.
+        image_size: side of the stored images, px.
+        test_fraction, validation_fraction: shares of the target's images, in whole groups; the source has the same
+            share for validation.
+        max_images: cap on the images of each store, 0: none.
+        seed: seed of cap and splits. The same files, settings and seed give the same bytes.
+        target_out, source_out: where the stores shall lie.
+
+    Raises:
+        RadtransferError: a folder, layout, part or class is missing, or a split would lack a class.
+    """
+    target, source = _sides(
+        data_root, (target_layout, target_path, target_part), (source_layout, source_path, list(source_parts))
+    )
+    settings = {
+        "image_size": image_size,
+        "test_fraction": test_fraction,
+        "validation_fraction": validation_fraction,
+        "max_images": max_images,
+        "seed": seed,
+    } | {
+        "target": {"layout": target_layout, "path": target_path, "part": target_part},
+        "source": {"layout": source_layout, "path": source_path, "parts": list(source_parts)},
+    }
+    with ExitStack() as stack:
+        folders = {
+            side.role: stack.enter_context(
+                artifacts.writing(Path(out), "image-store", step="preprocess", settings=settings)
+            )
+            for side, out in ((target, target_out), (source, source_out))
+        }
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folders["target"][0].parent, prefix=".")))
+        squares, thumbnails = (
+            stack.enter_context(closing(store.Scratch(scratch / name, (side, side))))
+            for name, side in (("squares", image_size), ("thumbnails", grouping.THUMBNAIL))
+        )
+        images, descriptors = _decoded(data_root, (target, source), squares, thumbnails, image_size)
+        names, pairs = _group_names(images, descriptors, thumbnails)
+        target_files = {
+            names[i]: image.record.file for i, image in reversed(list(enumerate(images))) if image.role == "target"
+        }
+        for side in (target, source):
+            mine = [i for i, image in enumerate(images) if image.role == side.role]
+            if side.role == "source":
+                mine = _leave_out(mine, images, side, lambda i: _shared(names[i], target_files))
+            mine, splits = _split(side, mine, images, names, test_fraction, validation_fraction, max_images, seed)
+            rows = [_row(images[i], side, names[i], splits[names[i]]) for i in mine]
+            folder, content = folders[side.role]
+            side.rejected.sort()
+            store.write(folder, rows, lambda k, mine=mine: squares[mine[k]], image_size, side.rejected, side.found)
+            kept = set(mine)
+            inside = sum(1 for i, j in pairs if i in kept and j in kept)
+            content.update(_content(side, rows, image_size, inside))
+
+
+def _sides(data_root: Path, target: tuple[str, str, str], source: tuple[str, str, list[str]]) -> tuple[_Side, _Side]:
+    layout, path, part = target
+    dataset = datasets.read(layout, data_root, path, part)
+    if part not in dataset.parts:
+        raise RadtransferError(f"target part {part!r} is not in {path} (layout {layout}); {near(part, dataset.parts)}")
+    same = source[0] == layout and PurePosixPath(source[1]) == PurePosixPath(path)
+    others = dataset if same else datasets.read(source[0], data_root, source[1])
+    there = [name for name in others.parts if not (same and name == part)]
+    for name in source[2]:
+        if name not in there:
+            hint = "it is the target's own" if same and name == part else near(name, there)
+            raise RadtransferError(
+                f"source part {name!r} cannot be taken from {source[1]} (layout {source[0]}); {hint}"
+            )
+    wanted = set(source[2] or there)
+    mine = [record for record in dataset.records if part in record.parts]
+    free = [record for record in others.records if not (same and part in record.parts)]
+    theirs = [record for record in free if wanted & set(record.parts)]
+    notes = (
+        [f"{len(free) - len(theirs)} images of other body parts were not asked for"] if len(theirs) < len(free) else []
+    )
+    lost = [] if same else list(others.rejected)
+    return (
+        _Side("target", dataset, part, mine, len(mine) + len(dataset.rejected), list(dataset.rejected)),
+        _Side("source", others, "+".join(sorted(wanted)), theirs, len(theirs) + len(lost), lost, notes),
+    )
+
+
+def _decoded(
+    data_root: Path, sides: tuple[_Side, _Side], squares: store.Scratch, thumbnails: store.Scratch, size: int
+) -> tuple[list[_Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
+    images: list[_Image] = []
+    descriptors = []
+    work = [(side, record) for side in sides for record in side.records]
+    for side, record in track(work, "preprocess: decode", len(work)):
+        path = Path(data_root) / record.file
+        try:
+            data = read_bytes(path)
+            decoded = decode_bytes(data, path)
+        except RadtransferError as error:
+            side.rejected.append((record.file, str(error).removeprefix(f"{path}: ")))
+            continue
+        square, box = letterbox(decoded.pixels, size)
+        squares.append(square)
+        small = grouping.thumbnail(decoded.pixels)
+        thumbnails.append(small)
+        descriptors.append(grouping.descriptor(small))
+        digest, pixels = hashlib.sha256(data).hexdigest(), grouping.pixel_sha256(decoded.pixels)
+        images.append(_Image(record, side.role, side.dataset, digest, pixels, box, (*record.flags, *decoded.flags)))
+    return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
+
+
+def _group_names(
+    images: list[_Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], thumbnails: store.Scratch
+) -> tuple[list[str], list[tuple[int, int]]]:
+    """Name of each image's leakage group, and the pairs of near duplicates."""
+    pairs: list[tuple[int, int]] = []
+    for slices, limits in ((False, grouping.RADIOGRAPHS), (True, grouping.SLICES)):
+        some = [
+            i for i, image in enumerate(images) if image.record.patient_id is None and image.dataset.slices == slices
+        ]
+        found = grouping.near_duplicates(
+            descriptors[some], [images[i].record.file for i in some], lambda k, some=some: thumbnails[some[k]], limits
+        )
+        pairs += [(some[i], some[j]) for i, j in found]
+    keys = [
+        [f"file {image.sha256}", f"pixels {image.pixel_sha256}"]
+        + ([f"patient {image.dataset.name} {image.record.patient_id}"] if image.record.patient_id else [])
+        for image in images
+    ]
+    numbers = grouping.groups(len(images), pairs, keys)
+    named: dict[int, str] = {}
+    for position in sorted(range(len(images)), key=lambda i: images[i].record.file):
+        image, number = images[position], int(numbers[position])
+        origin = image.record.patient_id or hashlib.sha256(image.record.file.encode()).hexdigest()[:16]
+        named.setdefault(number, f"{'patient' if image.record.patient_id else 'image'}-{origin}")
+    return [named[int(number)] for number in numbers], pairs
+
+
+def _shared(group: str, target_files: dict[str, str]) -> str | None:
+    if group not in target_files:
+        return None
+    kind = "same patient as" if group.startswith("patient-") else "duplicate or near duplicate of"
+    return f"{kind} the target image {target_files[group]}"
+
+
+def _leave_out(
+    positions: list[int], images: list[_Image], side: _Side, reason_of: Callable[[int], str | None]
+) -> list[int]:
+    """Those without a reason to be left out; the others are listed with it."""
+    kept = []
+    for position in positions:
+        reason = reason_of(position)
+        if reason is None:
+            kept.append(position)
+        else:
+            side.rejected.append((images[position].record.file, reason))
+    return kept
+
+
+def _split(
+    side: _Side,
+    positions: list[int],
+    images: list[_Image],
+    names: list[str],
+    test_fraction: float,
+    validation_fraction: float,
+    max_images: int,
+    seed: int,
+) -> tuple[list[int], dict[str, str]]:
+    """Apply cap and split; returns the images kept, sorted by file, and the split of each group."""
+
+    def official_test(i: int) -> bool:
+        return side.role == "target" and images[i].record.official == "test"
+
+    held = {names[i] for i in positions if official_test(i)}
+    positions = _leave_out(
+        positions,
+        images,
+        side,
+        lambda i: (
+            "same leakage group as an image of the official test set"
+            if names[i] in held and not official_test(i)
+            else None
+        ),
+    )
+    if max_images:
+        strata = [images[i].record.label + 2 * official_test(i) for i in positions]
+        kept = split.keep_at_most([names[i] for i in positions], strata, max_images, seed)
+        positions = _leave_out(
+            positions, images, side, lambda i: None if names[i] in kept else "left out by max_images"
+        )
+    what = f"{side.role} {side.dataset.name}, {side.part}"
+    free = [i for i in positions if names[i] not in held]
+    fractions = {"train": 1 - validation_fraction, "validation": validation_fraction}
+    if side.role == "target" and not held:
+        fractions = fractions | {"train": 1 - validation_fraction - test_fraction, "test": test_fraction}
+    dealt = split.assign([names[i] for i in free], [images[i].record.label for i in free], fractions, seed)
+    splits = {names[i]: "test" for i in positions if names[i] in held} | dealt
+    labels = [images[i].record.label for i in positions]
+    needed = [*fractions, *(["test"] if held else [])]
+    split.check_classes(labels, [splits[names[i]] for i in positions], needed, side.dataset.classes, what)
+    return sorted(positions, key=lambda i: images[i].record.file), splits
+
+
+def _row(image: _Image, side: _Side, group: str, where: str) -> dict[str, Any]:
+    record, box = image.record, image.box
+    width, height = box.width, box.height
+    return {
+        "image_id": record.file,
+        "label": record.label,
+        "label_name": side.dataset.classes[record.label],
+        "body_part": "+".join(record.parts) if side.role == "source" else side.part,
+        "patient_id": record.patient_id,
+        "study_id": record.study_id,
+        "group_id": group,
+        "split": where,
+        "boxes": [list(box.box(x0 * width, y0 * height, x1 * width, y1 * height)) for x0, y0, x1, y1 in record.boxes],
+        "source_file": record.file,
+        "sha256": image.sha256,
+        "flags": sorted(image.flags),
+        "width": width,
+        "height": height,
+    }
+
+
+def _content(side: _Side, rows: list[dict[str, Any]], size: int, pairs: int) -> dict[str, Any]:
+    dataset = side.dataset
+    splits = [name for name in store.SPLITS if any(row["split"] == name for row in rows)]
+    groups = Counter(row["group_id"] for row in rows)
+    by_patient = all(row["patient_id"] for row in rows)
+    notes = [*dataset.notes, *side.notes]
+    if not by_patient:
+        largest = max(groups.values())
+        notes.append(f"{pairs} pairs of near duplicates joined; the largest leakage group has {largest} images")
+    counts = Counter((row["split"], row["label_name"]) for row in rows)
+    parts = Counter((row["body_part"], row["label_name"]) for row in rows)
+    return {
+        "name": dataset.name,
+        "layout": dataset.layout,
+        "role": side.role,
+        "part": side.part,
+        "modality": dataset.modality,
+        "images": len(rows),
+        "size": size,
+        "classes": {str(label): name for label, name in enumerate(dataset.classes)},
+        "positive_class": dataset.classes[1],
+        "synthetic": dataset.synthetic,
+        "grouping": "patient" if by_patient else "near_duplicate",
+        "counts": {where: {name: counts[where, name] for name in dataset.classes} for where in splits},
+        "groups": {where: len({row["group_id"] for row in rows if row["split"] == where}) for where in splits},
+        "parts": {
+            part: {name: parts[part, name] for name in dataset.classes} for part in sorted({part for part, _ in parts})
+        },
+        "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
+        "files_found": side.found,
+        "rejected": [{"file": file, "reason": reason} for file, reason in side.rejected],
+        "notes": notes,
+    }

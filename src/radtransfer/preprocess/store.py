@@ -1,0 +1,186 @@
+"""The image store: all images of a target or a source as one memory-mapped array, and a table that says what they are."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.decode import Grey
+
+SPLITS = ("train", "validation", "test")
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.int8()),
+        ("label_name", pa.string()),
+        ("body_part", pa.string()),
+        ("patient_id", pa.string()),
+        ("study_id", pa.string()),
+        ("group_id", pa.string()),
+        ("split", pa.string()),
+        ("boxes", pa.list_(pa.list_(pa.float64()))),
+        ("source_file", pa.string()),
+        ("sha256", pa.string()),
+        ("flags", pa.list_(pa.string())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An image store that was read and found free of leaks.
+
+    Attributes:
+        artifact: its description.
+        images: uint8 [N, size, size], memory-mapped.
+        manifest: one row per image, columns as in :data:`SCHEMA`; boxes [x0, y0, x1, y1] in stored px.
+    """
+
+    artifact: artifacts.Artifact
+    images: npt.NDArray[np.uint8]
+    manifest: pd.DataFrame
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Read a store.
+
+        Raises:
+            RadtransferError: not a store, damaged, or a leakage group lies in two splits.
+        """
+        artifact = artifacts.read(Path(path), "image-store")
+        try:
+            images = np.load(artifact.path / "images.npy", mmap_mode="r", allow_pickle=False)
+            table = pq.read_table(artifact.path / "manifest.parquet")
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise RadtransferError(f"{path}: damaged image store ({error}); make it again") from None
+        if table.schema.remove_metadata() != SCHEMA or images.dtype != np.uint8 or images.ndim != 3:
+            raise RadtransferError(f"{path}: image store of another version; make it again")
+        if len(images) != table.num_rows or images.shape[1] != images.shape[2]:
+            raise RadtransferError(f"{path}: {len(images)} images but {table.num_rows} rows; make this store again")
+        manifest = table.to_pandas()
+        check_leaks(manifest["group_id"], manifest["split"], str(path))
+        return cls(artifact, images, manifest)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the writer said of it."""
+        return self.artifact.content
+
+    @property
+    def size(self) -> int:
+        """Side of the images, px."""
+        return int(self.images.shape[1])
+
+    def rows(self, *splits: str) -> npt.NDArray[np.int64]:
+        """Positions of the images of these splits, ascending."""
+        unknown = set(splits) - set(SPLITS)
+        if unknown:
+            raise ValueError(f"unknown split {sorted(unknown)[0]!r}; known: {', '.join(SPLITS)}")
+        return np.flatnonzero(self.manifest["split"].isin(splits).to_numpy())
+
+
+def check_leaks(groups: Sequence[str], splits: Sequence[str], where: str) -> None:
+    """See that no leakage group lies in two splits.
+
+    Raises:
+        RadtransferError: one does; it is named.
+    """
+    seen: dict[str, str] = {}
+    for group, split in zip(groups, splits, strict=True):
+        if seen.setdefault(group, split) != split:
+            raise RadtransferError(
+                f"{where}: leakage group {group!r} lies in the splits {seen[group]!r} and {split!r}; make the store again"
+            )
+
+
+def write(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    image_of: Callable[[int], Grey],
+    size: int,
+    rejected: list[tuple[str, str]],
+    files_found: int,
+) -> None:
+    """Write the files of a store into a staging folder; memory does not grow with the number of images.
+
+    Args:
+        folder: where to.
+        rows: manifest rows.
+        image_of: gives the image [size, size] of a row.
+        size: side of the images, px.
+        rejected: (file, reason) of every file left out.
+        files_found: number of files that were looked at.
+
+    Raises:
+        RadtransferError: files got lost, appear twice, or a leakage group lies in two splits.
+    """
+    files = Counter([row["image_id"] for row in rows] + [file for file, _ in rejected])
+    twice = [file for file, times in files.items() if times > 1]
+    if len(rows) + len(rejected) != files_found or twice:
+        raise RadtransferError(
+            f"{files_found} files found, but {len(rows)} stored and {len(rejected)} rejected"
+            f"{f'; {twice[0]} is there twice' if twice else ''}: this is a defect of radtransfer, please report it"
+        )
+    check_leaks([row["group_id"] for row in rows], [row["split"] for row in rows], str(folder))
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "manifest.parquet")
+    with (folder / "images.npy").open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for position in range(len(rows)):
+            stream.write(image_of(position).tobytes())
+    with (folder / "rejected.csv").open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("file", "reason"))
+        writer.writerows(rejected)
+
+
+class Scratch:
+    """Equal-sized uint8 images in an unnamed place on disk: appended while decoding, read back by position."""
+
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        self._shape = shape
+        self._stream = path.open("w+b")
+        self._count = 0
+
+    def append(self, image: Grey) -> None:
+        """Add one image.
+
+        Raises:
+            ValueError: it has another shape.
+        """
+        if image.shape != self._shape:
+            raise ValueError(f"expected shape {self._shape}, got {image.shape}")
+        self._stream.seek(0, 2)
+        self._stream.write(image.tobytes())
+        self._count += 1
+
+    def __getitem__(self, position: int) -> Grey:
+        if not 0 <= position < self._count:
+            raise IndexError(position)
+        length = self._shape[0] * self._shape[1]
+        self._stream.seek(position * length)
+        return np.frombuffer(self._stream.read(length), dtype=np.uint8).reshape(self._shape)
+
+    def __iter__(self) -> Iterator[Grey]:
+        return (self[position] for position in range(self._count))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()

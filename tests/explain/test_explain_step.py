@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.explain.run import explain, explain_predictions
+
+SETTINGS: dict[str, Any] = {"images_per_outcome": 1, "lime_samples": 20, "seed": 3, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def explained(mini_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("explained") / "explanations"
+    explain(**mini_run.arguments(), **SETTINGS, out=out)
+    return out
+
+
+def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -> None:
+    artifact = artifacts.read(explained, "explanations", verify=True)
+    gallery = json.loads((explained / "gallery.json").read_text())
+    scores = mini_run.scores.set_index("image_id")
+    selected = scores["imagenet/fused/logistic_regression/seed3"]
+    assert artifact.content["images"] == len(gallery) == len({case["image_id"] for case in gallery}) > 1
+    named = {"explanations.json", "gallery.json", "quality.csv", "quality_images.csv"}
+    for case in gallery:
+        label, called = scores.at[case["image_id"], "label"], selected[case["image_id"]] >= mini_run.threshold
+        assert case["outcome"] == ("T" if bool(label) == called else "F") + ("P" if called else "N")
+        assert case["label_name"] == ("fractured" if label else "normal")
+        assert bool(case["boxes"]) == bool(label) == bool(case["boxed"])
+        assert set(case["maps"]) == set(case["scores"]) == set(mini_run.sources)
+        for source in mini_run.sources:
+            expected = scores.at[case["image_id"], f"{source}/fused/logistic_regression/seed3"]
+            assert case["scores"][source] == pytest.approx(expected, abs=1e-5)
+            named |= set(case["maps"][source].values())
+            assert set(case["maps"][source]) == {"gradcam", "lime"}
+        named |= {case["image"]} | ({case["boxed"]} if case["boxed"] else set())
+    assert named == {path.name for path in explained.iterdir()}
+    for path in explained.glob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (256, 256) and picture.mode == "RGB"
+
+
+def test_sources_differ_and_only_one_picture_has_boxes(mini_run: Any, explained: Path) -> None:
+    case = next(case for case in json.loads((explained / "gallery.json").read_text()) if case["boxes"])
+    pictures = {name: np.asarray(Image.open(explained / name)) for name in (case["image"], case["boxed"])}
+    pictures |= {
+        source: np.asarray(Image.open(explained / case["maps"][source]["gradcam"])) for source in mini_run.sources
+    }
+    assert not np.array_equal(pictures[mini_run.sources[0]], pictures[mini_run.sources[1]])
+    changed = np.argwhere((pictures[case["image"]] != pictures[case["boxed"]]).any(axis=2))
+    assert changed.min(axis=0).tolist() == pytest.approx([120, 80], abs=3)  # the box (20, 30, 28, 38), four times
+    assert changed.max(axis=0).tolist() == pytest.approx([152, 112], abs=3)
+
+
+def test_quality_says_n_and_chance(explained: Path) -> None:
+    quality = artifacts.read(explained, "explanations").content["quality"]
+    gallery = json.loads((explained / "gallery.json").read_text())
+    assert [(row["tl_source"], row["method"]) for row in quality] == [
+        (source, method) for source in ("scratch", "imagenet") for method in ("gradcam", "lime")
+    ]
+    table = pd.read_csv(explained / "quality.csv")
+    assert table.to_dict("list")["n"] == [sum(bool(case["boxes"]) for case in gallery)] * 4
+    for row in quality:
+        assert row["chance"] == pytest.approx(64 / (48 * 64))
+        assert row["energy"] is None or 0 <= row["energy"] <= 1
+        assert (row["fidelity"] is None) == (row["method"] == "gradcam")
+    images = pd.read_csv(explained / "quality_images.csv")
+    assert len(images) == 4 * len(gallery)
+    assert images["chance"].notna().sum() == 4 * sum(bool(case["boxes"]) for case in gallery)
+
+
+def test_same_seed_same_explanations(mini_run: Any, explained: Path, tmp_path: Path) -> None:
+    explain(**mini_run.arguments(), **SETTINGS, out=tmp_path / "again")
+    first, again = (artifacts.read(path, "explanations") for path in (explained, tmp_path / "again"))
+    assert first.digest == again.digest
+
+
+def test_no_images_wanted(mini_run: Any, tmp_path: Path) -> None:
+    explain(**mini_run.arguments(), **(SETTINGS | {"images_per_outcome": 0}), out=tmp_path / "none")
+    assert json.loads((tmp_path / "none/gallery.json").read_text()) == []
+    assert artifacts.read(tmp_path / "none", "explanations").content["quality"] == []
+
+
+def test_scarce_outcomes_are_said(mini_run: Any, tmp_path: Path) -> None:
+    wanted = SETTINGS | {"images_per_outcome": 50, "lime_samples": 2}
+    explain(**mini_run.arguments(), **wanted, out=tmp_path / "all")
+    content = artifacts.read(tmp_path / "all", "explanations").content
+    assert content["images"] == 12
+    assert sum("of 50 wanted" in note for note in content["notes"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda run: {"models": run.models[:-1]}, "test_vit scratch is missing"),
+        (lambda run: {"models": [*run.models, run.models[0]]}, "both of"),
+        (lambda run: {"classifiers": run.classifiers[:1]}, "'scratch' are missing"),
+        (lambda run: {"evaluation": run.store}, "expected an artifact of kind 'evaluation'"),
+    ],
+)
+def test_incomplete_inputs(mini_run: Any, tmp_path: Path, change: Any, said: str) -> None:
+    with pytest.raises(RadtransferError, match=said):
+        explain(**(mini_run.arguments() | change(mini_run)), **SETTINGS, out=tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_model_of_another_run_is_refused(mini_run: Any, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    with artifacts.writing(wrong, "model", step="finetune", settings={}) as (folder, content):
+        shutil.copy(mini_run.models[0] / "weights.safetensors", folder)
+        content.update(artifacts.read(mini_run.models[0], "model").content, seed=99)
+    with pytest.raises(RadtransferError, match=r"wrong: not the model that .* was fitted on"):
+        explain(**(mini_run.arguments() | {"models": [wrong, *mini_run.models[1:]]}), **SETTINGS, out=tmp_path / "out")
+
+
+def test_predictions_are_explained_in_original_size(mini_run: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    (tmp_path / "a").mkdir()
+    files = [tmp_path / "x y&z.png", tmp_path / "a" / "x y&z.png", tmp_path / "...jpg.png"]
+    sizes = [mini_run.original, (50, 200), (64, 64)]
+    for file, size in zip(files, sizes, strict=True):
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(file)
+    out = tmp_path / "out"
+    explain_predictions(bundle=mini_run.bundle, images=files, out=out, threads=1)
+    with (out / "index.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    assert len({row[method] for row in rows for method in ("gradcam", "lime")}) == 6
+    for row, file, (height, width) in zip(rows, files, sizes, strict=True):
+        assert 0 < float(row["score"]) < 1
+        for method in ("gradcam", "lime"):
+            assert row[method].replace("-", "").replace("_", "").replace(".png", "").isalnum()
+            picture = np.asarray(Image.open(out / row[method]))
+            assert picture.shape == (height, width, 3)
+            original = np.asarray(Image.open(file))
+            untouched = (picture == original[..., None]).all(axis=2)
+            assert 0 < untouched.mean() < 1 or method == "gradcam"
+
+    with pytest.raises(RadtransferError, match="already exists"):
+        explain_predictions(bundle=mini_run.bundle, images=files, out=out, threads=1)
+
+
+def test_an_unreadable_image_leaves_nothing_behind(mini_run: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(RadtransferError, match=r"broken\.png"):
+        explain_predictions(bundle=mini_run.bundle, images=[tmp_path / "broken.png"], out=tmp_path / "out", threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.png"]
+
+
+def test_a_tampered_bundle_is_refused(mini_run: Any, tmp_path: Path) -> None:
+    shutil.copytree(mini_run.bundle, tmp_path / "bundle")
+    weights = tmp_path / "bundle/models/test_vit/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(RadtransferError, match="the file was changed"):
+        explain_predictions(bundle=tmp_path / "bundle", images=[], out=tmp_path / "out", threads=1)

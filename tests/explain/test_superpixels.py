@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from radtransfer.errors import RadtransferError
+from radtransfer.explain.superpixels import blurred, lime, segment
+
+WHOLE = (0.0, 0.0, 96.0, 96.0)
+
+
+@pytest.fixture
+def image() -> NDArray[np.uint8]:
+    return np.random.default_rng(3).integers(0, 256, (96, 96), dtype=np.uint8)
+
+
+def detail_in(rows: slice, columns: slice) -> object:
+    """A predictor that sees the detail (contrast) inside a region and nothing else."""
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        part = images[:, rows, columns].astype(float)
+        return 1 / (1 + np.exp(-(part.std(axis=(1, 2)) - 50) / 10))
+
+    return predict
+
+
+@pytest.mark.parametrize("rows", [slice(0, 48), slice(48, 96)])
+@pytest.mark.parametrize("columns", [slice(0, 48), slice(48, 96)])
+def test_weight_lies_where_the_predictor_looks(image: NDArray[np.uint8], rows: slice, columns: slice) -> None:
+    found = lime(detail_in(rows, columns), image, WHOLE, samples=300, seed=0)  # type: ignore[arg-type]
+    shown = np.maximum(found.map, 0)
+    assert shown[rows, columns].sum() / shown.sum() > 0.75
+    inside = np.zeros((96, 96), bool)
+    inside[rows, columns] = True
+    blind = [k for k in range(len(found.weights)) if not inside[found.segments == k].any()]
+    assert len(blind) > 10
+    assert np.abs(found.weights[blind]).max() < 0.2 * found.weights.max()
+    assert found.fidelity > 0.8
+
+
+def test_a_constant_predictor_gets_no_weight(image: NDArray[np.uint8]) -> None:
+    found = lime(lambda images: np.full(len(images), 0.7), image, WHOLE, samples=50, seed=0)
+    assert np.abs(found.weights).max() < 1e-9
+
+
+def test_same_image_and_seed_same_explanation(image: NDArray[np.uint8]) -> None:
+    predict = detail_in(slice(0, 48), slice(0, 96))
+    first, again, other = (
+        lime(predict, image, WHOLE, samples=64, seed=seed)  # type: ignore[arg-type]
+        for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first.segments, again.segments)
+    np.testing.assert_array_equal(first.weights, again.weights)
+    np.testing.assert_array_equal(first.segments, other.segments)
+    assert not np.array_equal(first.weights, other.weights)
+
+
+def test_padding_is_no_superpixel_and_is_never_changed(image: NDArray[np.uint8]) -> None:
+    image[:, :24] = image[:, 72:] = 0
+    region = (24.0, 0.0, 72.0, 96.0)
+    seen: list[NDArray[np.uint8]] = []
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        seen.append(images)
+        return images.mean(axis=(1, 2)) / 255
+
+    found = lime(predict, image, region, samples=40, seed=0)
+    perturbed = np.concatenate(seen)
+    assert perturbed.shape == (40, 96, 96) and perturbed.dtype == np.uint8  # one prediction a sample, none besides
+    np.testing.assert_array_equal(perturbed[0], image)
+    assert (found.segments[:, :24] == -1).all() and (found.segments[:, 72:] == -1).all()
+    assert set(np.unique(found.segments[:, 24:72])) == set(range(len(found.weights)))
+    assert (perturbed[:, :, :24] == 0).all() and (perturbed[:, :, 72:] == 0).all()
+    assert (found.map[:, :24] == 0).all()
+    hidden = blurred(image, region)
+    for shown in perturbed[1:]:  # every superpixel is either the image or its blur, as a whole
+        for k in range(len(found.weights)):
+            own = found.segments == k
+            assert np.array_equal(shown[own], image[own]) or np.array_equal(shown[own], hidden[own])
+
+
+def test_big_images_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch, image: NDArray[np.uint8]) -> None:
+    monkeypatch.setattr("radtransfer.explain.superpixels.CHUNK_BYTES", 0)
+    sizes: list[int] = []
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        sizes.append(len(images))
+        return images.mean(axis=(1, 2)) / 255
+
+    chunked = lime(predict, image, WHOLE, samples=80, seed=0)
+    assert sizes == [32, 32, 16]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(chunked.weights, lime(predict, image, WHOLE, samples=80, seed=0).weights)
+
+
+def test_blur_keeps_brightness_and_does_not_bleed_in_padding() -> None:
+    image = np.zeros((96, 96), np.uint8)
+    image[:, 24:72] = 200
+    assert (blurred(image, (24, 0, 72, 96)) == image).all()
+
+
+def test_superpixels_follow_edges() -> None:
+    image = np.full((96, 96), 30, np.uint8)
+    image[20:70, 33:61] = 200
+    segments = segment(image, WHOLE)
+    bright = [(image[segments == k] > 100).mean() for k in range(segments.max() + 1)]
+    assert 20 <= len(bright) <= 80
+    assert np.mean([0.1 < share < 0.9 for share in bright]) < 0.1
+
+
+def test_a_region_without_pixels_is_an_error(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(RadtransferError, match="covers no pixel"):
+        segment(image, (10, 10, 10, 90))

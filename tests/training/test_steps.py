@@ -1,0 +1,184 @@
+"""Pre-training and fine-tuning on a set that a tiny network can learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess import store
+from radtransfer.preprocess.store import Store
+from radtransfer.training.inference import infer
+from radtransfer.training.loop import Recipe, _rate, train
+from radtransfer.training.network import Network, check_backbones, load_network
+from radtransfer.training.steps import finetune, pretrain
+
+SIDE = 32
+RECIPE: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 3e-3,
+    "weight_decay": 0.01,
+    "input_size": SIDE,
+    "weights_mirror": "",
+    "seed": 0,
+    "threads": 1,
+}
+
+
+def write_store(path: Path, role: str, count: int = 80, seed: int = 0, *, one_class: bool = False) -> Path:
+    """A store of noise in which abnormal images carry a bright bar across the middle."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(count, np.int8) if one_class else (np.arange(count) % 2).astype(np.int8)
+    images = rng.integers(0, 120, (count, SIDE, SIDE)).astype(np.uint8)
+    images[labels == 1, 13:19, 4:28] += 110
+    splits = ["train", "validation", "test" if role == "target" else "train"]
+    rows = [
+        {
+            "image_id": f"set/{index:03d}.png",
+            "label": int(label),
+            "label_name": ("normal", "abnormal")[label],
+            "body_part": "hand",
+            "group_id": f"group{index:03d}",
+            "split": splits[(index // 2) % 3],
+            "boxes": [],
+            "source_file": f"set/{index:03d}.png",
+            "sha256": "0" * 64,
+            "flags": [],
+            "width": SIDE,
+            "height": SIDE,
+        }
+        for index, label in enumerate(labels)
+    ]
+    with artifacts.writing(path, "image-store", step="preprocess", settings={}) as (folder, content):
+        store.write(folder, rows, lambda index: images[index], SIDE, [], count)
+        content.update(
+            name="bars", layout="class_folders", role=role, part="hand", images=count, size=SIDE,
+            classes={"0": "normal", "1": "abnormal"}, positive_class="abnormal", synthetic=True,
+            grouping="near_duplicate", counts={}, groups={}, files_found=count, rejected=[], notes=[],
+        )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("stores") / "target", "target")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    source = write_store(folder / "source", "source", seed=1)
+    pretrain(source_store=source, backbone="test_resnet", init="scratch", out=folder / "model", **RECIPE)
+    return folder / "model"
+
+
+def test_a_network_learns_and_the_best_epoch_is_kept(target: Path) -> None:
+    torch.manual_seed(0)
+    opened = Store.open(target)
+    network = Network("test_resnet", SIDE)
+    outcome = train(network, opened, Recipe(6, 8, 5e-3, 0.01, 0), "test")
+    assert outcome.validation_auroc > 0.9
+    assert outcome.validation_auroc == max(row["validation_auroc"] for row in outcome.history)
+    assert outcome.history[outcome.best_epoch - 1]["validation_auroc"] == outcome.validation_auroc
+    rows = opened.rows("validation")
+    _, logits = infer(network, opened.images[rows])
+    labels = opened.manifest["label"].to_numpy()[rows]
+    assert np.mean(logits[labels == 1][:, None] > logits[labels == 0]) == pytest.approx(outcome.validation_auroc)
+
+
+def test_test_images_are_never_read(tmp_path: Path) -> None:
+    weights = []
+    for name, scramble in (("a", False), ("b", True)):
+        path = write_store(tmp_path / name, "target")
+        opened = Store.open(path)
+        if scramble:
+            test = opened.rows("test")
+            images = np.array(opened.images)
+            images[test] = 255
+            opened.manifest.loc[test, "label"] = 1
+            opened = replace(opened, images=images)
+        torch.manual_seed(0)
+        network = Network("test_resnet", SIDE)
+        train(network, opened, Recipe(1, 8, 1e-3, 0.01, 0), "test")
+        weights.append(network.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_same_seed_same_model_other_seed_another(target: Path, tmp_path: Path) -> None:
+    digests = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        arguments = RECIPE | {"seed": seed, "epochs": 1}
+        finetune(
+            target_store=target, backbone="test_resnet", tl_source="scratch", pretrained=None, out=tmp_path / name,
+            **arguments,
+        )  # fmt: skip
+        digests.append(artifacts.read(tmp_path / name, "model", verify=True).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_in_domain_starts_from_the_pretrained_body(target: Path, pretrained: Path, tmp_path: Path) -> None:
+    before = load_network(pretrained).state_dict()
+    finetune(
+        target_store=target, backbone="test_resnet", tl_source="in_domain", pretrained=pretrained,
+        out=tmp_path / "model", **(RECIPE | {"epochs": 1, "learning_rate": 1e-9, "weight_decay": 0}),
+    )  # fmt: skip
+    after = load_network(tmp_path / "model").state_dict()
+    assert torch.allclose(before["body.layer1.0.conv1.weight"], after["body.layer1.0.conv1.weight"], atol=1e-6)
+    content = artifacts.read(tmp_path / "model", "model").content
+    assert content["source_steps"] == artifacts.read(pretrained, "model").content["source_steps"] > 0
+    assert content["pretrained_digest"] == artifacts.read(pretrained, "model").digest
+    assert content["target_steps"] > 0 and content["tl_source"] == "in_domain"
+
+
+def test_what_does_not_fit_is_refused(target: Path, pretrained: Path, tmp_path: Path) -> None:
+    arguments = RECIPE | {"out": tmp_path / "model"}
+    with pytest.raises(RadtransferError, match="in_domain only"):
+        finetune(target_store=target, backbone="test_resnet", tl_source="scratch", pretrained=pretrained, **arguments)
+    with pytest.raises(RadtransferError, match="expected a pre-trained test_efficientnet, found test_resnet"):
+        finetune(
+            target_store=target, backbone="test_efficientnet", tl_source="in_domain", pretrained=pretrained, **arguments
+        )
+    lonely = write_store(tmp_path / "lonely", "target", one_class=True)
+    with pytest.raises(RadtransferError, match="fewer than two classes"):
+        finetune(target_store=lonely, backbone="test_resnet", tl_source="scratch", pretrained=None, **arguments)
+    assert not (tmp_path / "model").exists() and not list(tmp_path.glob(".model*"))
+
+
+def test_imagenet_without_weights_stops(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RadtransferError, match="weights_mirror"):
+        finetune(
+            target_store=target, backbone="test_resnet", tl_source="imagenet", pretrained=None,
+            out=tmp_path / "model", **RECIPE,
+        )  # fmt: skip
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_logit_is_the_head_of_the_features(backbone: str) -> None:
+    network = Network(backbone).eval()
+    images = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
+    with torch.inference_mode():
+        features = network.features(images)
+        assert features.shape == (3, network.feature_dim)
+        assert torch.equal(network.head(features), network(images))
+        assert network(images).shape == (3,)
+        assert torch.equal(network.prepare(images), network.prepare(images.float()))
+
+
+def test_unknown_backbone_names_near_matches() -> None:
+    with pytest.raises(RadtransferError, match="did you mean tf_efficientnet_lite0"):
+        check_backbones(["tf_eficientnet_lite0"])
+
+
+def test_rate_warms_up_and_ends_near_zero() -> None:
+    rates = [_rate(step, 100) for step in range(100)]
+    assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) < 16
+    assert rates[0] < 0.1 and rates[-1] < 0.01

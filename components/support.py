@@ -57,7 +57,7 @@ def task(step: str, *parts: str, code_version: str, **outputs: str) -> Iterator[
         if (watch / "stop").exists():
             sys.exit(NOT_STARTED)
         _redirect(watch / "logs" / f"{name}.log")
-    started = _process_started()
+    started, entered = _process_started(), time.time()
     inside: list[float] = []
 
     def call(function: Callable[..., None], **keywords: Any) -> None:
@@ -86,7 +86,7 @@ def task(step: str, *parts: str, code_version: str, **outputs: str) -> Iterator[
         tell("error", message=f"{type(error).__name__}: {error}", expected=False)
         _stop(watch)
         raise
-    cost = {"started": started, "inside": inside, "peak_mib": round(peak_mib(), 1)}
+    cost = {"started": started, "entered": entered, "inside": inside, "peak_mib": round(peak_mib(), 1)}
     tell("end", outputs=outputs, **cost)
 
 
@@ -205,7 +205,7 @@ def _plain(value: Any) -> bool:
 def _check_version(wanted: str) -> None:
     from radtransfer.provenance import code_version
 
-    if wanted and wanted.split("/")[0] != code_version():
+    if wanted and wanted.partition("/")[0] != code_version():
         raise RadtransferError(
             f"this task was submitted by code version {wanted}, but the code here is {code_version()}: it was changed "
             "while the run was under way, or the image is another; start a new run (or rebuild the image)"

@@ -73,6 +73,6 @@ def _table(path: Path) -> dict[str, dict[str, str]]:
         missing = {"image_id", "fractured", *PARTS, *FLAGS} - set(reader.fieldnames or ())
         if missing:
             raise RadtransferError(
-                f"{path}: column {sorted(missing)[0]!r} is missing; expected FracAtlas's dataset.csv"
+                f"{path}: column {sorted(missing)[0]!r} is missing; expected the published dataset.csv"
             )
         return {row["image_id"]: row for row in reader}

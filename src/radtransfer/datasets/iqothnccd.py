@@ -24,10 +24,10 @@ def read(folder: Folder, part: str | None) -> Dataset:
     """
     wanted = PAIRS.get(part or "", tuple(FOLDERS))
     records = []
-    for kind in FOLDERS:
-        folder.need(FOLDERS[kind], "iqothnccd")
+    for kind, name in FOLDERS.items():
+        folder.need(name, "iqothnccd")
         label = int(kind != "normal")
-        for path in folder.images(FOLDERS[kind]):
+        for path in folder.images(name):
             parts = tuple(pair for pair, kinds in PAIRS.items() if kind in kinds)
             if kind in wanted:
                 records.append(Record(folder.file(path), label, parts, flags=(kind,)))

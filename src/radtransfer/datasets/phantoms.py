@@ -8,6 +8,8 @@ independently of the label, so that only the fracture tells the classes apart.
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +30,7 @@ TABLE = "phantoms.csv"
 COLUMNS = ("file", "part", "patient", "study", "label", "boxes")
 CLASSES = ("normal", "fractured")
 PREVALENCE = 0.45
+_Case = tuple[str, str, int, bool, tuple[int, ...]]
 
 
 def read(folder: Folder, part: str | None) -> Dataset:
@@ -52,9 +55,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
                 label = CLASSES.index(row["label"])
                 boxes = tuple(_box(text) for text in row["boxes"].split(";") if text)
             except ValueError:
-                raise RadtransferError(
-                    f"{path}, line {number}: not as make_phantoms writes it; make them again"
-                ) from None
+                raise RadtransferError(f"{path}, line {number}: not a row of make_phantoms; make them again") from None
             records.append(Record(folder.file(image), label, (row["part"],), row["patient"], row["study"], boxes=boxes))
     records.sort(key=lambda record: record.file)
     rejected = [(folder.file(image), f"not in {TABLE}") for image in there.values()]
@@ -66,7 +67,7 @@ def make_phantoms(
     out: Path,
     images_per_part: int = 100,
     parts: Sequence[str] = PARTS,
-    difficulty: float = 0.5,
+    difficulty: float = 0.3,
     size: int = 160,
     seed: int = 0,
 ) -> None:
@@ -90,13 +91,24 @@ def make_phantoms(
     if unknown or not parts:
         raise RadtransferError(f"phantoms: unknown part {unknown[:1]}; known: {', '.join(PARTS)}")
     if not 0 <= difficulty <= 1 or size < 64 or images_per_part < 1:
-        raise RadtransferError(
-            "phantoms: expected difficulty in 0..1, size of at least 64 and at least 1 image per part"
-        )
+        raise RadtransferError("phantoms: difficulty is 0..1, size at least 64, images_per_part at least 1")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RadtransferError(f"{out}: already exists; name a folder that does not exist yet")
-    work = [(part, *case) for part in parts for case in _cases(part, images_per_part, seed)]
+    work = [case for part in parts for case in _cases(part, images_per_part, seed)]
+    staging = out.parent / f".{out.name}.partial-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        _draw_all(staging, parts, work, difficulty, size)
+        if out.exists():
+            out.rmdir()
+        staging.rename(out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _draw_all(out: Path, parts: Sequence[str], work: list[_Case], difficulty: float, size: int) -> None:
     for part in parts:
         (out / part).mkdir(parents=True)
     rows = []
@@ -112,18 +124,18 @@ def make_phantoms(
         writer.writerows(rows)
 
 
-def _cases(part: str, count: int, seed: int) -> list[tuple[str, int, bool, tuple[int, ...]]]:
-    """(patient, number of the view, fractured, seed of the anatomy) of each image of a part."""
+def _cases(part: str, count: int, seed: int) -> list[_Case]:
+    """(part, patient, number of the view, fractured, seed of the anatomy) of each image of a part."""
     origin = (seed, PARTS.index(part))
     rng = np.random.default_rng(origin)
-    cases: list[tuple[str, int, bool, tuple[int, ...]]] = []
+    cases: list[_Case] = []
     patient, wanted = 0, PREVALENCE
     while len(cases) < count:
         # Error diffusion keeps the share of fractured patients at its value in every stretch of patients.
         fractured = rng.random() < min(max(wanted, 0.0), 1.0)
         wanted += PREVALENCE - float(fractured)
         for k in range(min(int(rng.integers(1, 4)), count - len(cases))):
-            cases.append((f"{part}{patient:04d}", k, fractured, (*origin, patient)))
+            cases.append((part, f"{part}{patient:04d}", k, fractured, (*origin, patient)))
         patient += 1
     return cases
 
@@ -221,10 +233,10 @@ def _anatomy(part: str, rng: np.random.Generator, view: np.random.Generator) -> 
     u = rng.uniform
     scale = u(0.9, 1.1)
     if part == "humerus":
-        radius = 0.052 * scale * u(0.85, 1.15)
-        shaft = _Bone((0, -0.42), (0.02, 0.44), radius, (0.9, 0.75), u(-0.03, 0.03))
-        head = _Bone((-0.045 * scale, -0.42), (-0.005, -0.40), radius * 1.25, (0.0, 0.0), density=0.35)
-        elbow = _Bone((-0.03, 0.55), (-0.02 + view.uniform(-0.1, 0.1), 0.85), radius * 0.8, (0.6, 0.2))
+        wide = 0.052 * scale * u(0.85, 1.15)
+        shaft = _Bone((0, -0.42), (0.02, 0.44), wide, (0.9, 0.75), u(-0.03, 0.03))
+        head = _Bone((-0.045 * scale, -0.42), (-0.005, -0.40), wide * 1.25, (0.0, 0.0), density=0.35)
+        elbow = _Bone((-0.03, 0.55), (-0.02 + view.uniform(-0.1, 0.1), 0.85), wide * 0.8, (0.6, 0.2))
         return [shaft, head, elbow]
     if part == "forearm":
         gap = 0.085 * scale
@@ -290,15 +302,15 @@ def _fracture(bones: list[_Bone], part: str, difficulty: float, size: int, rng: 
     ease = 1 - difficulty
     bone = int(rng.choice(BREAKABLE[part]))
     inside = [t for t in np.linspace(0.15, 0.85, 29) if np.abs(_point(bones[bone], float(t), 0.0)).max() < 0.36]
-    displaced = rng.random() < 0.55
+    displaced = rng.random() < 0.65
     pixel = 1 / size
     return _Fracture(
         bone=bone,
         at=float(rng.choice(inside)) if inside else 0.5,
         slope=float(rng.choice((-1, 1)) * rng.uniform(0.0, 1.1)),
-        gap=float((0.9 + 1.6 * ease * rng.uniform(0.5, 1.0)) * max(pixel, 1 / 256)),
-        depth=float(0.35 + 0.55 * ease + rng.uniform(-0.05, 0.1)),
-        step=float(displaced * rng.choice((-1, 1)) * (0.12 + 0.75 * ease * rng.uniform(0.4, 1.0))),
+        gap=float((0.9 + 2.6 * ease * rng.uniform(0.5, 1.0)) * max(pixel, 1 / 256)),
+        depth=float(min(0.4 + 0.6 * ease + rng.uniform(-0.05, 0.1), 1.0)),
+        step=float(displaced * rng.choice((-1, 1)) * (0.12 + 1.05 * ease * rng.uniform(0.4, 1.0))),
         angle=float(displaced * rng.choice((-1, 1)) * rng.uniform(0.0, 0.05 + 0.22 * ease)),
         jag=(float(rng.uniform(0, 6.3)), float(rng.uniform(0, 6.3)), float(rng.uniform(0.15, 0.4))),
     )
@@ -314,8 +326,7 @@ def _point(bone: _Bone, along: float, across: float) -> npt.NDArray[np.float64]:
 
 def _grid(height: int, width: int, size: int) -> tuple[Map, Map]:
     """x [1, width] and y [height, 1] of the pixel centres; the origin is the image's centre."""
-    x = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / size
-    y = (np.arange(height, dtype=np.float32) + 0.5 - height / 2) / size
+    x, y = (((np.arange(side) + 0.5 - side / 2) / size).astype(np.float32) for side in (width, height))
     return x[None, :], y[:, None]
 
 
@@ -344,7 +355,7 @@ def _half_chord(along: Map, across: Map, radius: Map | float, length: float) -> 
     """Half the way of a ray through a tube with round ends, at each pixel."""
     beyond = np.maximum(np.maximum(-along, along - np.float32(length)), 0)
     squared = np.square(radius) - across * across - beyond * beyond
-    return np.sqrt(np.maximum(squared, 0)).astype(np.float32)
+    return np.asarray(np.sqrt(np.maximum(squared, 0)), dtype=np.float32)
 
 
 def _add_bone(total: Map, grid: tuple[Map, Map], bone: _Bone, broken: _Fracture | None, size: int) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pydicom
 from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from radtransfer.errors import RadtransferError
 
@@ -98,7 +98,7 @@ def letterbox(pixels: Grey, size: int) -> tuple[Grey, Letterbox]:
     left, top = (size - wide) // 2, (size - high) // 2
     small = Image.fromarray(pixels).resize((wide, high), Image.Resampling.BICUBIC)
     square = np.zeros((size, size), dtype=np.uint8)
-    square[top : top + high, left : left + wide] = small
+    square[top : top + high, left : left + wide] = np.asarray(small)
     return square, Letterbox(scale, left, top, width, height, size)
 
 
@@ -106,9 +106,9 @@ def decode(path: Path) -> Decoded:
     """Read a PNG (8 or 16 bit, palette, colour), JPEG or single-frame DICOM file as an upright 8-bit grey image.
 
     EXIF orientation is applied, colour becomes luminance (ITU-R 601), transparency lies on black. More than 8 bits
-    are scaled by :func:`_to_8_bit`. A JPEG that lacks its last bytes is repaired if at most a tenth of its area is lost;
-    the lost part is black. (In the 44 such files of FracAtlas a few bytes hold 3 to 39 % of the area, since the film's
-    empty end costs next to nothing; beyond a tenth there is anatomy in it.)
+    are scaled by :func:`_to_8_bit`. A JPEG that lacks its last bytes is repaired if at most a tenth of its area is
+    lost; the lost part is black. (In the 44 such files of FracAtlas a few bytes hold 3 to 39 % of the area, since a
+    film's empty end costs next to nothing; beyond a tenth there is anatomy in it.)
 
     Raises:
         RadtransferError: missing, of no known format, too large, damaged, or one grey value all over. The message
@@ -146,7 +146,7 @@ def decode_bytes(data: bytes, path: Path) -> Decoded:
 
 def _decode_picture(data: bytes, path: Path) -> Decoded:
     flags: list[str] = []
-    image = _opened(data, path)
+    image: Image.Image = _opened(data, path)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     try:
         image.load()

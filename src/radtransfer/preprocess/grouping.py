@@ -26,10 +26,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,12 @@ _COARSE = 48
 _TILES = 8
 _MARGIN = 12
 _NEIGHBOURS = 3
+
+
+class Thumbnails(Protocol):
+    """Thumbnails by position, held anywhere."""
+
+    def __getitem__(self, position: int, /) -> Grey: ...
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,13 @@ def descriptor(small: Grey) -> npt.NDArray[np.int8]:
     detail = coarse - gaussian_filter(coarse, 2)
     scaled = np.clip(detail / (np.sqrt(gaussian_filter(detail * detail, 4)) + 2), -2, 2)
     centred = np.clip(scaled - scaled.mean(), -2, 2)
-    return np.rint(centred * 31.5).astype(np.int8).ravel()
+    return np.asarray(np.rint(centred * 31.5), dtype=np.int8).ravel()
 
 
 def near_duplicates(
     descriptors: npt.NDArray[np.int8],
     files: Sequence[str],
-    thumbnail_of: Callable[[int], Grey],
+    thumbnails: Thumbnails,
     limits: Limits,
     block: int = 1024,
 ) -> list[tuple[int, int]]:
@@ -101,13 +107,13 @@ def near_duplicates(
     Args:
         descriptors: int8 [N, 2304] of :func:`descriptor`.
         files: their names, POSIX.
-        thumbnail_of: gives an image's thumbnail by its position.
+        thumbnails: their thumbnails, by position.
         limits: what counts.
         block: images compared at a time.
     """
     pairs = [pair for pair in _numbered(files) if _turned_likeness(descriptors, *pair) > limits.numbered]
     for i, j in _alike(descriptors, limits.likeness, block):
-        if limits.agreement is None or _agreement(thumbnail_of(i), thumbnail_of(j)) > limits.agreement:
+        if limits.agreement is None or _agreement(thumbnails[i], thumbnails[j]) > limits.agreement:
             pairs.append((i, j))
     return sorted(set(pairs))
 

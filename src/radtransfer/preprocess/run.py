@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from radtransfer import artifacts, datasets
 from radtransfer.datasets.records import Dataset, Record, near
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
-from radtransfer.preprocess.decode import Letterbox, decode_bytes, letterbox, read_bytes
+from radtransfer.preprocess.decode import Grey, Letterbox, decode_bytes, letterbox, read_bytes
 from radtransfer.progress import track
 
 
@@ -118,12 +118,13 @@ def preprocess(
         for side in (target, source):
             mine = [i for i, image in enumerate(images) if image.role == side.role]
             if side.role == "source":
-                mine = _leave_out(mine, images, side, lambda i: _shared(names[i], target_files))
+                reasons = {i: _shared(names[i], target_files) for i in mine}
+                mine = _leave_out(mine, images, side, reasons)
             mine, splits = _split(side, mine, images, names, test_fraction, validation_fraction, max_images, seed)
             rows = [_row(images[i], side, names[i], splits[names[i]]) for i in mine]
             folder, content = folders[side.role]
             side.rejected.sort()
-            store.write(folder, rows, lambda k, mine=mine: squares[mine[k]], image_size, side.rejected, side.found)
+            store.write(folder, rows, (squares[i] for i in mine), image_size, side.rejected, side.found)
             kept = set(mine)
             inside = sum(1 for i, j in pairs if i in kept and j in kept)
             content.update(_content(side, rows, image_size, inside))
@@ -140,9 +141,7 @@ def _sides(data_root: Path, target: tuple[str, str, str], source: tuple[str, str
     for name in source[2]:
         if name not in there:
             hint = "it is the target's own" if same and name == part else near(name, there)
-            raise RadtransferError(
-                f"source part {name!r} cannot be taken from {source[1]} (layout {source[0]}); {hint}"
-            )
+            raise RadtransferError(f"source part {name!r} is not to be had from {source[1]} ({source[0]}); {hint}")
     wanted = set(source[2] or there)
     mine = [record for record in dataset.records if part in record.parts]
     free = [record for record in others.records if not (same and part in record.parts)]
@@ -181,6 +180,17 @@ def _decoded(
     return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """Some of the thumbnails, numbered anew."""
+
+    thumbnails: store.Scratch
+    positions: list[int]
+
+    def __getitem__(self, position: int, /) -> Grey:
+        return self.thumbnails[self.positions[position]]
+
+
 def _group_names(
     images: list[_Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], thumbnails: store.Scratch
 ) -> tuple[list[str], list[tuple[int, int]]]:
@@ -190,9 +200,8 @@ def _group_names(
         some = [
             i for i, image in enumerate(images) if image.record.patient_id is None and image.dataset.slices == slices
         ]
-        found = grouping.near_duplicates(
-            descriptors[some], [images[i].record.file for i in some], lambda k, some=some: thumbnails[some[k]], limits
-        )
+        files = [images[i].record.file for i in some]
+        found = grouping.near_duplicates(descriptors[some], files, _Chosen(thumbnails, some), limits)
         pairs += [(some[i], some[j]) for i, j in found]
     keys = [
         [f"file {image.sha256}", f"pixels {image.pixel_sha256}"]
@@ -215,18 +224,10 @@ def _shared(group: str, target_files: dict[str, str]) -> str | None:
     return f"{kind} the target image {target_files[group]}"
 
 
-def _leave_out(
-    positions: list[int], images: list[_Image], side: _Side, reason_of: Callable[[int], str | None]
-) -> list[int]:
+def _leave_out(positions: list[int], images: list[_Image], side: _Side, reasons: Mapping[int, str | None]) -> list[int]:
     """Those without a reason to be left out; the others are listed with it."""
-    kept = []
-    for position in positions:
-        reason = reason_of(position)
-        if reason is None:
-            kept.append(position)
-        else:
-            side.rejected.append((images[position].record.file, reason))
-    return kept
+    side.rejected += [(images[i].record.file, reason) for i in positions if (reason := reasons.get(i))]
+    return [i for i in positions if not reasons.get(i)]
 
 
 def _split(
@@ -240,37 +241,31 @@ def _split(
     seed: int,
 ) -> tuple[list[int], dict[str, str]]:
     """Apply cap and split; returns the images kept, sorted by file, and the split of each group."""
-
-    def official_test(i: int) -> bool:
-        return side.role == "target" and images[i].record.official == "test"
-
-    held = {names[i] for i in positions if official_test(i)}
+    official = {i for i in positions if side.role == "target" and images[i].record.official == "test"}
+    held = {names[i] for i in official}
+    mixed = "same leakage group as an image of the official test set"
     positions = _leave_out(
-        positions,
-        images,
-        side,
-        lambda i: (
-            "same leakage group as an image of the official test set"
-            if names[i] in held and not official_test(i)
-            else None
-        ),
+        positions, images, side, {i: mixed for i in positions if names[i] in held and i not in official}
     )
     if max_images:
-        strata = [images[i].record.label + 2 * official_test(i) for i in positions]
+        strata = [images[i].record.label + 2 * (i in official) for i in positions]
         kept = split.keep_at_most([names[i] for i in positions], strata, max_images, seed)
         positions = _leave_out(
-            positions, images, side, lambda i: None if names[i] in kept else "left out by max_images"
+            positions, images, side, {i: "left out by max_images" for i in positions if names[i] not in kept}
         )
-    what = f"{side.role} {side.dataset.name}, {side.part}"
-    free = [i for i in positions if names[i] not in held]
+    free = [i for i in positions if i not in official]
     fractions = {"train": 1 - validation_fraction, "validation": validation_fraction}
-    if side.role == "target" and not held:
-        fractions = fractions | {"train": 1 - validation_fraction - test_fraction, "test": test_fraction}
+    if side.role == "target" and not official:
+        fractions |= {"train": 1 - validation_fraction - test_fraction, "test": test_fraction}
     dealt = split.assign([names[i] for i in free], [images[i].record.label for i in free], fractions, seed)
-    splits = {names[i]: "test" for i in positions if names[i] in held} | dealt
-    labels = [images[i].record.label for i in positions]
-    needed = [*fractions, *(["test"] if held else [])]
-    split.check_classes(labels, [splits[names[i]] for i in positions], needed, side.dataset.classes, what)
+    splits = dealt | dict.fromkeys(held, "test")
+    split.check_classes(
+        [images[i].record.label for i in positions],
+        [splits[names[i]] for i in positions],
+        list(fractions | ({"test": 0.0} if official else {})),
+        side.dataset.classes,
+        f"{side.role} {side.dataset.name}, {side.part}",
+    )
     return sorted(positions, key=lambda i: images[i].record.file), splits
 
 
@@ -299,11 +294,17 @@ def _content(side: _Side, rows: list[dict[str, Any]], size: int, pairs: int) -> 
     dataset = side.dataset
     splits = [name for name in store.SPLITS if any(row["split"] == name for row in rows)]
     groups = Counter(row["group_id"] for row in rows)
+    classes: dict[str, set[int]] = {}
+    for row in rows:
+        classes.setdefault(row["group_id"], set()).add(row["label"])
+    mixed = sum(1 for labels in classes.values() if len(labels) > 1)
     by_patient = all(row["patient_id"] for row in rows)
     notes = [*dataset.notes, *side.notes]
     if not by_patient:
         largest = max(groups.values())
         notes.append(f"{pairs} pairs of near duplicates joined; the largest leakage group has {largest} images")
+        if mixed:
+            notes.append(f"{mixed} of these groups hold both classes: duplicates that the data set labels differently")
     counts = Counter((row["split"], row["label_name"]) for row in rows)
     parts = Counter((row["body_part"], row["label_name"]) for row in rows)
     return {

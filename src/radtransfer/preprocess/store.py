@@ -1,10 +1,10 @@
-"""The image store: all images of a target or a source as one memory-mapped array, and a table that says what they are."""
+"""The image store: all images of a target or a source as one memory-mapped array, and a table of them."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,14 @@ def check_leaks(groups: Sequence[str], splits: Sequence[str], where: str) -> Non
     for group, split in zip(groups, splits, strict=True):
         if seen.setdefault(group, split) != split:
             raise RadtransferError(
-                f"{where}: leakage group {group!r} lies in the splits {seen[group]!r} and {split!r}; make the store again"
+                f"{where}: leakage group {group!r} lies in the splits {seen[group]!r} and {split!r}; make it again"
             )
 
 
 def write(
     folder: Path,
     rows: list[dict[str, Any]],
-    image_of: Callable[[int], Grey],
+    images: Iterable[Grey],
     size: int,
     rejected: list[tuple[str, str]],
     files_found: int,
@@ -120,7 +120,7 @@ def write(
     Args:
         folder: where to.
         rows: manifest rows.
-        image_of: gives the image [size, size] of a row.
+        images: the image [size, size] of each row, in turn.
         size: side of the images, px.
         rejected: (file, reason) of every file left out.
         files_found: number of files that were looked at.
@@ -140,8 +140,8 @@ def write(
     with (folder / "images.npy").open("wb") as stream:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size)}
         np.lib.format.write_array_header_1_0(stream, header)
-        for position in range(len(rows)):
-            stream.write(image_of(position).tobytes())
+        for _, image in zip(rows, images, strict=True):
+            stream.write(image.tobytes())
     with (folder / "rejected.csv").open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("file", "reason"))
@@ -174,12 +174,6 @@ class Scratch:
         length = self._shape[0] * self._shape[1]
         self._stream.seek(position * length)
         return np.frombuffer(self._stream.read(length), dtype=np.uint8).reshape(self._shape)
-
-    def __iter__(self) -> Iterator[Grey]:
-        return (self[position] for position in range(self._count))
-
-    def __len__(self) -> int:
-        return self._count
 
     def close(self) -> None:
         """Close the file."""

@@ -1,0 +1,31 @@
+"""Compiling the pipelines to the packages that KFP takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kfp import compiler
+from radtransfer_components.support import IMAGE
+from radtransfer_pipelines import PIPELINES
+from radtransfer_pipelines.resources import Target
+
+
+def compile_all(out: Path, *, image: str = IMAGE, target: Target = "cluster") -> list[Path]:
+    """Compile every pipeline; the same code gives the same bytes.
+
+    Args:
+        out: folder for ``<pipeline>.yaml``.
+        image: image of all tasks, best with its digest: KFP's cache knows new code by it. The default is the
+            placeholder that the packages under ``pipelines/compiled`` carry.
+        target: kind of cluster.
+
+    Returns:
+        The files written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, factory in PIPELINES.items():
+        path = out / f"{name}.yaml"
+        compiler.Compiler().compile(factory()(image=image, target=target), str(path))
+        written.append(path)
+    return written

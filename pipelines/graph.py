@@ -1,0 +1,163 @@
+"""The graph that both pipelines share.
+
+``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain``,) ``finetune`` and
+``extract``, then ``fuse`` and ``classify``; on all of it ``evaluate``, ``explain``, ``register`` and ``report``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_origin
+
+from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
+from radtransfer_components import (
+    classify,
+    evaluate,
+    explain,
+    extract,
+    finetune,
+    fuse,
+    preprocess,
+    pretrain,
+    register,
+    report,
+)
+from radtransfer_components.support import IMAGE
+from radtransfer_pipelines import NOT_PARAMETERS
+from radtransfer_pipelines.resources import Target, settle
+
+from radtransfer.config import TL_SOURCES, RunConfig
+
+SUBMISSION = {
+    "data_root": (str, "/data", "folder, mounted into the tasks, under which the data sets lie"),
+    "data_version": (str, "", "version of the data; a new value makes preprocess run anew"),
+    "code_version": (str, "", "version of the code; a new value makes every task run anew; empty: the image's own"),
+    "registry": (str, "", "folder of the model registry; empty: make the bundle only"),
+}
+
+
+def parameters(defaults: Mapping[str, Any]) -> dict[str, tuple[type, Any, str]]:
+    """Type, default and description of every parameter of the pipelines: the configuration's, then the submission's.
+
+    Args:
+        defaults: values that replace those of :class:`RunConfig`, or stand where it has none.
+    """
+    found: dict[str, tuple[type, Any, str]] = {}
+    for name, field in RunConfig.model_fields.items():
+        if name not in NOT_PARAMETERS:
+            default = defaults[name] if name in defaults else field.get_default()
+            kind = list if get_origin(field.annotation) is list else type(default)
+            found[name] = (kind, default, str(field.description))
+    return found | SUBMISSION
+
+
+def build(
+    pipeline: str, description: str, defaults: Mapping[str, Any], *, image: str = IMAGE, target: Target = "cluster"
+) -> BaseComponent:
+    """Make a KFP pipeline.
+
+    Args:
+        pipeline: name, one of those :class:`RunConfig` knows.
+        description: what it is for, shown in the KFP UI.
+        defaults: see :func:`parameters`.
+        image: image of all tasks.
+        target: where it is to run, see :func:`radtransfer_pipelines.resources.settle`.
+    """
+    known = parameters(defaults)
+
+    def graph(*channels: Any) -> None:
+        _graph(dict(zip(known, channels, strict=True)), pipeline, image, target)
+
+    # KFP reads a function's signature and docstring: give it one entry for each parameter, so that the
+    # configuration stays the only place that lists them.
+    graph.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind, default=default)
+            for name, (kind, default, _) in known.items()
+        ]
+    )
+    graph.__doc__ = f"{description}\n\nArgs:\n" + "\n".join(
+        f"    {name}: {text}" for name, (_, _, text) in known.items()
+    )
+    return dsl.pipeline(graph, name=pipeline.replace("_", "-"), description=description)
+
+
+def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> None:
+    def take(*names: str, **more: Any) -> dict[str, Any]:
+        return {name: p[name] for name in names} | more | {"code_version": p["code_version"]}
+
+    def placed(task: Any, step: str, *, looped: bool = False) -> Any:
+        return settle(task, step, image=image, target=target, looped=looped)
+
+    data = ["data_root", "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts"]
+    data += ["image_size", "test_fraction", "validation_fraction", "max_images", "seed", "data_version"]
+    recipe = ["batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"]
+    stores = placed(preprocess.preprocess(**take(*data)), "preprocess")
+    target_store, source_store = stores.outputs["target_store"], stores.outputs["source_store"]
+
+    models, classifiers = {}, {}
+    for tl_source in TL_SOURCES:
+        # One loop a source, written out: nested loops hand the wrong items on under kfp.local 2.17.
+        with dsl.ParallelFor(items=p["backbones"], name=f"backbones-{tl_source.replace('_', '-')}") as backbone:
+            given = {}
+            if tl_source == "in_domain":
+                related = pretrain.pretrain(
+                    source_store=source_store,
+                    backbone=backbone,
+                    init=p["in_domain_init"],
+                    epochs=p["pretrain_epochs"],
+                    **take(*recipe),
+                )
+                given["pretrained"] = placed(related, "pretrain", looped=True).outputs["model"]
+            tuned = finetune.finetune(
+                target_store=target_store,
+                backbone=backbone,
+                tl_source=tl_source,
+                epochs=p["finetune_epochs"],
+                **take(*recipe),
+                **given,
+            )
+            model = placed(tuned, "finetune", looped=True).outputs["model"]
+            features = extract.extract(
+                store=target_store, model=model, backbone=backbone, tl_source=tl_source, **take("threads")
+            )
+            features = placed(features, "extract", looped=True).outputs["features"]
+        fused = fuse.fuse(features=dsl.Collected(features), tl_source=tl_source, **take("backbones"))
+        fused = placed(fused, "fuse").outputs["fused"]
+        fitted = classify.classify(fused=fused, tl_source=tl_source, **take("cv_folds", "seed"))
+        classifiers[f"classifiers_{tl_source}"] = placed(fitted, "classify").outputs["classifiers"]
+        models[f"models_{tl_source}"] = model
+
+    def collected() -> dict[str, Any]:
+        return {name: dsl.Collected(model) for name, model in models.items()}  # KFP changes it: one for each consumer
+
+    measured = evaluate.evaluate(target_store=target_store, **classifiers, **take("bootstrap", "seed"))
+    evaluation = placed(measured, "evaluate").outputs["evaluation"]
+    shared = {"target_store": target_store, "evaluation": evaluation}
+    explained = explain.explain(
+        images_per_outcome=p["explain_images"],
+        **shared,
+        **collected(),
+        **classifiers,
+        **take("lime_samples", "seed", "threads"),
+    )
+    explanations = placed(explained, "explain").outputs["explanations"]
+    packed = register.register(**shared, **collected(), **classifiers, **take("name", "registry"))
+    packed.after(explained)
+    bundle = placed(packed, "register").outputs["bundle"]
+    # Lists cannot stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
+    lists = ("backbones", "source_parts")
+    scalars = [name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in lists]
+    written = report.report(
+        config={name: p[name] for name in scalars} | {"pipeline": pipeline},
+        source_store=source_store,
+        explanations=explanations,
+        bundle=bundle,
+        pretrained=dsl.Collected(related.outputs["model"]),
+        **shared,
+        **collected(),
+        **take(*lists),
+    )
+    placed(written, "report")

@@ -1,0 +1,295 @@
+"""``radtransfer run``: a pipeline on this machine, from the look before the leap to the report."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from radtransfer_pipelines import NOT_PARAMETERS, outfolder
+from radtransfer_pipelines.watch import Watch
+from rich.console import Console
+from rich.table import Table
+
+from radtransfer.artifacts import read_json, write_json
+from radtransfer.config import TL_SOURCES, RunConfig
+from radtransfer.errors import RadtransferError
+from radtransfer.progress import console
+from radtransfer.provenance import code_version
+
+PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "numpy", "pandas", "pillow", "skops")
+SERIAL_TASKS = 11  # preprocess, three times fuse and classify, evaluate, explain, register, report
+TASKS_PER_BACKBONE = 7  # finetune and extract for each source, and one pretrain
+
+
+def run_local(config: RunConfig, *, data_root: Path, out: Path, registry: Path | None = None) -> Path:
+    """Run a pipeline under ``kfp.local`` and leave its results in ``out``.
+
+    A run that was stopped goes on after its last finished task when it is started again with the same arguments.
+
+    Args:
+        config: what to run.
+        data_root: folder that holds the data sets, in folders named as published.
+        out: folder for the results: new, empty, or of an unfinished run of the same configuration, data and code.
+        registry: folder of the model registry to enter the model into.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        RadtransferError: something is amiss with the arguments (found before anything is computed or written), or a
+            task failed.
+    """
+    started = time.time()
+    data_root, out = data_root.absolute(), out.absolute()
+    request = _request(config, data_root, registry)
+    resumed = outfolder.claim(out, request)
+    if config.budget_minutes:
+        console.print(f"{config.name}: stated budget {config.budget_minutes:g} minutes on 2 cores")
+    if not resumed:
+        # In a process of its own: the check needs PyTorch, which would stay in memory for the whole run.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            pool.submit(check_models, config).result()
+    with outfolder.locked(out, request) as work:
+        watch = Watch(work, SERIAL_TASKS + TASKS_PER_BACKBONE * len(config.backbones))
+        begun = time.time()
+        _execute(work, out / "run.log", config.threads, watch)
+        ended = time.time()
+        outfolder.collect(out, watch.ends)
+        chosen = config.model_dump(mode="json")
+        (out / "config.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False), encoding="utf-8")
+        tasks = [_cost(name, event) for name, event in sorted(watch.ends.items(), key=lambda item: item[1]["started"])]
+        write_json(
+            out / outfolder.FINISHED,
+            {
+                "schema": 1,
+                "config": chosen,
+                "data_root": str(data_root),
+                **{key: request["identity"][key] for key in ("data_version", "code_version")},
+                "packages": {name: metadata.version(name) for name in PACKAGES},
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "resumed": resumed,
+                "started": started,
+                "wall_seconds": round(time.time() - started, 3),
+                "peak_mib": max(task["peak_mib"] for task in tasks),
+                "tasks": tasks,
+                "orchestration": overhead(begun, ended, watch.ends.values()),
+            },
+        )
+    shutil.rmtree(out / outfolder.WORK, ignore_errors=True)
+    _summary(out)
+    return out / "report.html"
+
+
+def check_models(config: RunConfig) -> None:
+    """Make sure that every backbone exists and that its ImageNet weights can be had.
+
+    Raises:
+        RadtransferError: an unknown backbone, or weights that cannot be had.
+    """
+    from radtransfer.training.network import check_backbones
+    from radtransfer.training.weights import check_available
+
+    check_backbones(config.backbones)
+    check_available(config.backbones, config.weights_mirror)
+
+
+def overhead(begun: float, ended: float, tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """What the orchestration cost: the time in which no step was at work.
+
+    Args:
+        begun: start of the pipeline run (of this session, if the run was taken up), seconds since the epoch.
+        ended: its end.
+        tasks: events that tasks ended with: ``entered`` (the task's own code began, imports first) and ``inside``
+            (its call into the library began and ended). Tasks may overlap.
+
+    Returns:
+        ``wall_seconds`` of the pipeline run; ``inside_steps_seconds``, in which at least one call into the library was
+        under way; ``overhead_seconds``, the rest, and its share of the wall time, ``overhead_share``;
+        ``of_which_imports_seconds``, the part of it in which a task was importing what its step needs (PyTorch), which
+        a step costs without any orchestrator too.
+    """
+    tasks = list(tasks)
+    wall = ended - begun
+    inside = _covered([task["inside"] for task in tasks], begun, ended)
+    with_imports = _covered([[task["entered"], task["inside"][1]] for task in tasks], begun, ended)
+    return {
+        "wall_seconds": round(wall, 3),
+        "inside_steps_seconds": round(inside, 3),
+        "overhead_seconds": round(wall - inside, 3),
+        "overhead_share": round((wall - inside) / wall, 4) if wall > 0 else 0.0,
+        "of_which_imports_seconds": round(with_imports - inside, 3),
+    }
+
+
+def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
+    """Length of the union of intervals, within [begun, ended]."""
+    covered, reached = 0.0, begun
+    for interval in sorted(intervals):
+        first, last = max(interval[0], reached), min(interval[1], ended)
+        if last > first:
+            covered += last - first
+            reached = last
+    return covered
+
+
+def _request(config: RunConfig, data_root: Path, registry: Path | None) -> dict[str, Any]:
+    """All that a run depends on, after a look at the data sets (no image is opened)."""
+    from radtransfer import datasets
+
+    datasets.read(config.target_layout, data_root, config.target_path, config.target_part)
+    datasets.read(config.source_layout, data_root, config.source_path)
+    digest = hashlib.sha256()
+    for folder in sorted({config.target_path, config.source_path}):
+        for path in sorted((data_root / folder).rglob("*")):
+            if path.is_file():
+                status = path.stat()
+                digest.update(f"{path.relative_to(data_root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    submission = {
+        "data_root": str(data_root),
+        "data_version": digest.hexdigest()[:16],
+        "code_version": f"{code_version()}/{_graph_version()}",
+        "registry": str(registry.absolute()) if registry else "",
+    }
+    settings = config.model_dump(mode="json")
+    arguments = {key: value for key, value in settings.items() if key not in NOT_PARAMETERS}
+    identity = {key: value for key, value in settings.items() if key != "budget_minutes"} | submission
+    return {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
+
+
+def _graph_version() -> str:
+    """Digest of the pipelines and components, which the library's own version does not cover."""
+    import radtransfer_components
+
+    digest = hashlib.sha256()
+    for package in (Path(__file__).parent, Path(str(radtransfer_components.__file__)).parent):
+        for path in sorted(package.glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def _execute(work: Path, log: Path, threads: int, watch: Watch) -> None:
+    """Run the runner to its end, show what its tasks say, and leave no process behind.
+
+    Raises:
+        RadtransferError: a task failed.
+    """
+    environment = os.environ | {
+        "RADTRANSFER_WATCH": str(work),
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        # Sums depend on how many threads share them: as many on any machine.
+        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
+    }
+    command = [sys.executable, "-m", "radtransfer_pipelines.runner", str(work)]
+    with log.open("ab") as stream, watch, _sigterm_interrupts():
+        runner = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # its end tells the runner of ours
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            while runner.poll() is None:
+                watch.poll()
+                time.sleep(0.1)
+            watch.poll()
+        finally:
+            _end(runner)
+    again = "start the same command again to go on after the last finished task"
+    if watch.error is not None and watch.error["expected"]:
+        raise RadtransferError(f"{watch.error['task']}: {watch.error['message']}")
+    if watch.error is not None:
+        name = watch.error["task"]
+        raise RadtransferError(f"{name}: {watch.error['message']} (log: {work / 'logs' / name}.log); {again}")
+    if runner.returncode != 0 and watch.running:
+        raise RadtransferError(
+            f"{next(iter(watch.running))}: was killed from outside, memory may have run out; {again}"
+        )
+    if runner.returncode != 0:
+        raise RadtransferError(f"the local pipeline runner ended with code {runner.returncode} (log: {log}); {again}")
+
+
+def _end(runner: subprocess.Popen[bytes]) -> None:
+    """End the runner and all its tasks, if any are left."""
+    try:
+        os.killpg(runner.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        runner.wait()
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _cost(name: str, event: Mapping[str, Any]) -> dict[str, Any]:
+    begun, ended = event["inside"]
+    return {
+        "task": name,
+        "step": event["step"],
+        "started": round(event["started"], 3),
+        "seconds": round(event["time"] - event["started"], 3),
+        "start_up_seconds": round(begun - event["started"], 3),
+        "step_seconds": round(ended - begun, 3),
+        "peak_mib": event["peak_mib"],
+    }
+
+
+def _summary(out: Path) -> None:
+    """Print what came out, the report's path last."""
+    rows = {row["id"]: row for row in read_json(out / "metrics.json")["results"]}
+    content = read_json(out / "evaluation" / "evaluation.json")["content"]
+    spent = read_json(out / outfolder.FINISHED)
+    table = Table(title="On the test images, 95 % intervals")
+    for heading in ("TL source", "features", "classifier", "AUROC", "kappa", ""):
+        table.add_column(heading)
+    for tl_source in TL_SOURCES:
+        for choice in ("fused", "single"):
+            row = rows[content["choices"][tl_source][choice]]
+            figures = [_figure(row[metric]) for metric in ("auroc", "kappa")]
+            table.add_row(
+                tl_source, row["features"], row["classifier"], *figures, "selected" if row["selected"] else ""
+            )
+    said = Console(width=max(console.width, 100), highlight=False)
+    said.print(table)
+    said.print(content["answer"]["text"], markup=False)
+    cost = spent["orchestration"]
+    said.print(
+        f"{spent['wall_seconds'] / 60:.1f} minutes, at most {spent['peak_mib']:.0f} MiB a task, "
+        f"orchestration {cost['overhead_seconds']:.0f} s ({cost['overhead_share']:.0%}), "
+        f"of which imports {cost['of_which_imports_seconds']:.0f} s"
+    )
+    print(out / "report.html")
+
+
+def _figure(value: Mapping[str, float | None]) -> str:
+    numbers = [value["value"], value["low"], value["high"]]
+    middle, low, high = ("-" if number is None else f"{number:.3f}" for number in numbers)
+    return f"{middle} ({low} to {high})"

@@ -1,0 +1,81 @@
+"""What each task needs, in one table, and how a task gets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Target = Literal["cluster", "cluster-gpu", "local"]
+"""Where a pipeline is to run: a cluster's CPUs; a cluster with GPUs for training; this machine by ``kfp.local``."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one task needs on a cluster.
+
+    Attributes:
+        cpu: request and limit, cores.
+        memory: request and limit, Kubernetes quantity.
+        gpu: takes one GPU where the pipeline is compiled for a cluster that has some.
+        retries: how often a failed task is tried again. Only what may fail by the network (the data, the registry):
+            what fails by its data would fail again, and inside a loop KFP ignores retries altogether.
+        cached: whether a finished task of the same inputs answers for it.
+    """
+
+    cpu: str
+    memory: str
+    gpu: bool = False
+    retries: int = 0
+    cached: bool = True
+
+
+RESOURCES: dict[str, Resources] = {
+    "preprocess": Resources(cpu="2", memory="4Gi", retries=2),
+    "pretrain": Resources(cpu="4", memory="8Gi", gpu=True),
+    "finetune": Resources(cpu="4", memory="8Gi", gpu=True),
+    "extract": Resources(cpu="2", memory="4Gi"),
+    "fuse": Resources(cpu="1", memory="2Gi"),
+    "classify": Resources(cpu="2", memory="4Gi"),
+    "evaluate": Resources(cpu="2", memory="4Gi"),
+    "explain": Resources(cpu="2", memory="4Gi"),
+    "register": Resources(cpu="1", memory="2Gi", retries=2),
+    "report": Resources(cpu="1", memory="2Gi"),
+}
+GPU = "nvidia.com/gpu"
+
+
+def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) -> Any:
+    """Give a task its image, and on a cluster what :data:`RESOURCES` says.
+
+    Locally there is nothing else to set: ``kfp.local`` ignores resources and would repeat a failed task at once.
+
+    Args:
+        task: a ``kfp.dsl.PipelineTask``.
+        step: its row in the table.
+        image: image to run in.
+        target: where the pipeline is to run.
+        looped: whether it stands in a loop, where KFP ignores retries.
+    """
+    need = RESOURCES[step]
+    task.set_container_image(image)
+    task.set_caching_options(need.cached)
+    if target == "local":
+        return task
+    task.set_cpu_request(need.cpu).set_cpu_limit(need.cpu)
+    task.set_memory_request(need.memory).set_memory_limit(need.memory)
+    if need.retries and not looped:
+        task.set_retry(num_retries=need.retries, backoff_duration="30s", backoff_factor=2)
+    if need.gpu and target == "cluster-gpu":
+        on_gpu(task)
+    return task
+
+
+def on_gpu(task: Any) -> Any:
+    """Ask for one GPU and let the pod onto nodes that are tainted for it."""
+    from kfp import kubernetes
+
+    task.set_accelerator_type(GPU).set_accelerator_limit(1)
+    kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+    # DataLoader workers share batches through /dev/shm, 64 MiB by default.
+    kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit="1Gi")  # noqa: S108
+    return task

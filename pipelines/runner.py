@@ -1,0 +1,48 @@
+"""The process that runs a pipeline under ``kfp.local``: ``python -m radtransfer_pipelines.runner WORK``.
+
+It is a process of its own, leader of the group that all tasks belong to, because kfp.local prints without end, patches
+``print`` and the logging of the process it runs in, and offers no way to stop what it has begun. Whoever started it
+(:mod:`radtransfer_pipelines.local`) holds the other end of its standard input: when that closes, by whatever death,
+the whole group ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from radtransfer.artifacts import read_json
+
+
+def main(work: Path) -> None:
+    """Run the pipeline that ``work/run-config.json`` asks for; tasks finished before are taken from the cache."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from kfp import local
+    from radtransfer_pipelines import PIPELINES
+
+    request = read_json(work / "run-config.json")
+    with (work / "runner.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tasks of a run that was killed may take a moment to die
+        (work / "stop").unlink(missing_ok=True)
+        local.init(
+            runner=local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(work / "artifacts"),
+            workspace_root=str(work / "workspace"),
+            enable_caching=True,
+            cache_root=str(work / "cache"),
+        )
+        PIPELINES[request["pipeline"]]()(target="local")(**request["arguments"])
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

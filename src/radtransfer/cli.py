@@ -1,0 +1,378 @@
+"""The command line: one command for each step, and the ones around them.
+
+Everything heavy is imported by the command that needs it: ``radtransfer --help`` loads neither torch nor kfp.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from radtransfer.errors import RadtransferError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Does transfer learning from related images, and fusing several networks, help on your medical images?",
+)
+datasets_app = typer.Typer(no_args_is_help=True, help="The data sets that can be read, and synthetic ones.")
+app.add_typer(datasets_app, name="datasets")
+
+Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")]
+TargetStore = Annotated[Path, typer.Option(help="Image store of the target.")]
+Evaluation = Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")]
+Classifiers = Annotated[list[Path], typer.Option(help="Folder that `classify` wrote; once for each TL source.")]
+Models = Annotated[list[Path], typer.Option(help="Fine-tuned model; once for each TL source and backbone.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Backbone = Annotated[str, typer.Option(help="Name of a timm model.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Images per training step.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
+WeightDecay = Annotated[float, typer.Option(min=0, help="Decoupled weight decay of AdamW.")]
+InputSize = Annotated[int, typer.Option(min=0, help="Side fed to the network, px; 0: its own.")]
+Mirror = Annotated[str, typer.Option(help="Folder with <backbone>.safetensors; empty: PyPI packages, then timm's hub.")]
+TlSource = Literal["scratch", "imagenet", "in_domain"]
+
+
+def main() -> None:
+    """Entry point: what the user can put right is one message on standard error and exit code 2."""
+    try:
+        app()
+    except RadtransferError as error:
+        print(f"radtransfer: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("radtransfer: interrupted; a `run` goes on where it was when it is started again", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option(help="YAML file; see configs/.")],
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets, named as published.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an unfinished run.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
+    registry: Annotated[Path | None, typer.Option(help="Model registry to enter the model into.")] = None,
+) -> None:
+    """Run a whole pipeline on this machine: from the data sets to the report and the model."""
+    from radtransfer_pipelines.local import run_local
+
+    from radtransfer.config import load
+
+    run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry)
+
+
+@app.command(name="compile")
+def compile_(
+    out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("pipelines/compiled"),
+    image: Annotated[str | None, typer.Option(help="Image of all tasks, best with its digest.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="For a cluster with GPUs: training asks for one.")] = False,
+) -> None:
+    """Compile the pipelines to packages for the KFP UI."""
+    from radtransfer_components.support import IMAGE
+    from radtransfer_pipelines.compile import compile_all
+
+    for path in compile_all(out, image=image or IMAGE, target="cluster-gpu" if gpu else "cluster"):
+        print(path)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or DICOM files.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle that `register` or `run` made.")],
+    explain: Annotated[Path | None, typer.Option(help="Folder for a Grad-CAM overlay of each image.")] = None,
+    format_: Annotated[Literal["csv"], typer.Option("--format", help="Format of the output.")] = "csv",
+    threads: Threads = 1,
+) -> None:
+    """Score images: prints image,score,label (score: calibrated probability of abnormal)."""
+    import csv
+
+    from radtransfer.registry.predict import predict as step
+
+    del format_  # there is one
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["image", "score", "label"])
+    unreadable = 0
+    for prediction in step(bundle=bundle, images=images, threads=threads, explain_dir=explain):
+        if prediction.score is None:
+            unreadable += 1
+            print(f"radtransfer: warning: {prediction.image}: {prediction.reason}", file=sys.stderr)
+            table.writerow([prediction.image, "", ""])
+        else:
+            table.writerow([prediction.image, f"{prediction.score:.6f}", prediction.label])
+    if unreadable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def preprocess(
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")],
+    target_layout: Annotated[str, typer.Option(help="Layout of the target data set; see `datasets list`.")],
+    target_path: Annotated[str, typer.Option(help="Its folder, relative to the data root.")],
+    target_part: Annotated[str, typer.Option(help="Body part (or class pair) that the model is for.")],
+    source_layout: Annotated[str, typer.Option(help="Layout of the related images.")],
+    source_path: Annotated[str, typer.Option(help="Their folder, relative to the data root.")],
+    target_out: Annotated[Path, typer.Option(help="Image store to write.")],
+    source_out: Annotated[Path, typer.Option(help="Image store to write.")],
+    source_parts: Annotated[
+        list[str] | None, typer.Option(help="Body parts to take; none: all but the target's.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(min=32, max=2048, help="Side of the stored square images, px.")] = 256,
+    test_fraction: Annotated[float, typer.Option(help="Share of the target's groups kept for test.")] = 0.2,
+    validation_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.2,
+    max_images: Annotated[int, typer.Option(min=0, help="Cap on the images of each store; 0: none.")] = 0,
+    seed: Seed = 0,
+) -> None:
+    """Decode, check, split and store the target images and the related ones."""
+    from radtransfer.preprocess.run import preprocess as step
+
+    step(
+        data_root=data_root,
+        target_layout=target_layout,
+        target_path=target_path,
+        target_part=target_part,
+        source_layout=source_layout,
+        source_path=source_path,
+        source_parts=source_parts or [],
+        image_size=image_size,
+        test_fraction=test_fraction,
+        validation_fraction=validation_fraction,
+        max_images=max_images,
+        seed=seed,
+        target_out=target_out,
+        source_out=source_out,
+    )
+
+
+@app.command()
+def pretrain(
+    source_store: Annotated[Path, typer.Option(help="Image store of the related images.")],
+    backbone: Backbone,
+    out: Out,
+    init: Annotated[Literal["scratch", "imagenet"], typer.Option(help="What to start from.")] = "imagenet",
+    epochs: Epochs = 5,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = 5e-4,
+    weight_decay: WeightDecay = 0.02,
+    input_size: InputSize = 0,
+    weights_mirror: Mirror = "",
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Pre-train one backbone on the related images."""
+    from radtransfer.training.steps import pretrain as step
+
+    step(
+        source_store=source_store,
+        backbone=backbone,
+        init=init,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        input_size=input_size,
+        weights_mirror=weights_mirror,
+        seed=seed,
+        threads=threads,
+        out=out,
+    )
+
+
+@app.command()
+def finetune(
+    target_store: TargetStore,
+    backbone: Backbone,
+    tl_source: Annotated[TlSource, typer.Option(help="What to start from.")],
+    out: Out,
+    pretrained: Annotated[Path | None, typer.Option(help="Pre-trained model, for in_domain.")] = None,
+    epochs: Epochs = 8,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = 5e-4,
+    weight_decay: WeightDecay = 0.02,
+    input_size: InputSize = 0,
+    weights_mirror: Mirror = "",
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Fine-tune one backbone on the target images."""
+    from radtransfer.training.steps import finetune as step
+
+    step(
+        target_store=target_store,
+        backbone=backbone,
+        tl_source=tl_source,
+        pretrained=pretrained,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        input_size=input_size,
+        weights_mirror=weights_mirror,
+        seed=seed,
+        threads=threads,
+        out=out,
+    )
+
+
+@app.command()
+def extract(
+    store: TargetStore,
+    model: Annotated[Path, typer.Option(help="Fine-tuned model.")],
+    out: Out,
+    threads: Threads = 1,
+) -> None:
+    """Turn the images of a store into features of one model."""
+    from radtransfer.fusion.extract import extract as step
+
+    step(store=store, model=model, threads=threads, out=out)
+
+
+@app.command()
+def fuse(
+    features: Annotated[list[Path], typer.Option(help="Folder that `extract` wrote; once for each backbone.")],
+    out: Out,
+) -> None:
+    """Join the features of the backbones of one TL source."""
+    from radtransfer.fusion.fuse import fuse as step
+
+    step(features=features, out=out)
+
+
+@app.command()
+def classify(
+    fused: Annotated[Path, typer.Option(help="Folder that `fuse` wrote.")],
+    out: Out,
+    cv_folds: Annotated[int, typer.Option(min=2, max=20, help="Folds of the grouped cross-validation.")] = 5,
+    seed: Seed = 0,
+) -> None:
+    """Fit, calibrate and choose classifiers on fused and single features."""
+    from radtransfer.fusion.classify import classify as step
+
+    step(fused=fused, cv_folds=cv_folds, seed=seed, out=out)
+
+
+@app.command()
+def evaluate(
+    target_store: TargetStore,
+    classifiers: Classifiers,
+    out: Out,
+    bootstrap: Annotated[int, typer.Option(min=100, help="Bootstrap replicates behind every interval.")] = 2000,
+    seed: Seed = 0,
+) -> None:
+    """Measure all candidates on the test images."""
+    from radtransfer.evaluation.evaluate import evaluate as step
+
+    step(target_store=target_store, classifiers=classifiers, bootstrap=bootstrap, seed=seed, out=out)
+
+
+@app.command()
+def explain(
+    target_store: TargetStore,
+    evaluation: Evaluation,
+    classifiers: Classifiers,
+    models: Models,
+    out: Out,
+    images_per_outcome: Annotated[int, typer.Option(min=0, help="Test images per outcome (TP, FP, FN, TN).")] = 2,
+    lime_samples: Annotated[int, typer.Option(min=10, help="Perturbed images per LIME explanation.")] = 200,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Show where the models look: Grad-CAM and LIME on test images."""
+    from radtransfer.explain.run import explain as step
+
+    step(
+        target_store=target_store,
+        evaluation=evaluation,
+        classifiers=classifiers,
+        models=models,
+        images_per_outcome=images_per_outcome,
+        lime_samples=lime_samples,
+        seed=seed,
+        threads=threads,
+        out=out,
+    )
+
+
+@app.command()
+def register(
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    target_store: TargetStore,
+    evaluation: Evaluation,
+    classifiers: Classifiers,
+    models: Models,
+    out: Out,
+    registry: Annotated[Path | None, typer.Option(help="Model registry to enter the bundle into.")] = None,
+) -> None:
+    """Pack all that is needed to predict into a bundle."""
+    from radtransfer.registry.bundle import register as step
+
+    step(
+        name=name,
+        target_store=target_store,
+        evaluation=evaluation,
+        classifiers=classifiers,
+        models=models,
+        registry=registry,
+        out=out,
+    )
+
+
+@app.command()
+def report(
+    config: Annotated[Path, typer.Option(help="Configuration of the run, to be shown.")],
+    target_store: TargetStore,
+    source_store: Annotated[Path, typer.Option(help="Image store of the related images.")],
+    evaluation: Evaluation,
+    explanations: Annotated[Path, typer.Option(help="Folder that `explain` wrote.")],
+    bundle: Annotated[Path, typer.Option(help="Folder that `register` wrote.")],
+    models: Models,
+    pretrained: Annotated[list[Path], typer.Option(help="Pre-trained model; once for each backbone.")],
+    html_out: Annotated[Path, typer.Option(help="Report to write.")],
+    markdown_out: Annotated[Path, typer.Option(help="Summary to write.")],
+) -> None:
+    """Write the self-contained report."""
+    from radtransfer.config import load
+    from radtransfer.evaluation.report import report as step
+
+    step(
+        config=load(config).model_dump(mode="json"),
+        target_store=target_store,
+        source_store=source_store,
+        evaluation=evaluation,
+        explanations=explanations,
+        bundle=bundle,
+        models=models,
+        pretrained=pretrained,
+        html_out=html_out,
+        markdown_out=markdown_out,
+    )
+
+
+@datasets_app.command("list")
+def datasets_list() -> None:
+    """List the layouts that can be read."""
+    from radtransfer.datasets import LAYOUTS
+
+    for name, read in LAYOUTS.items():
+        about = (sys.modules[read.__module__].__doc__ or "").splitlines()[0]
+        print(f"{name}: {about}")
+
+
+@datasets_app.command("phantoms")
+def datasets_phantoms(
+    out: Annotated[Path, typer.Option(help="Folder to make; it must not exist or be empty.")],
+    images_per_part: Annotated[int, typer.Option(min=1, help="Images of each body part.")] = 100,
+    parts: Annotated[list[str] | None, typer.Option(help="Body part; repeatable; none: all.")] = None,
+    difficulty: Annotated[float, typer.Option(min=0, max=1, help="0: wide gaps; 1: faint hairlines.")] = 0.5,
+    size: Annotated[int, typer.Option(min=64, help="Longer side, px.")] = 160,
+    seed: Seed = 0,
+) -> None:
+    """Draw synthetic radiographs of several body parts, with and without fractures."""
+    from radtransfer.datasets.phantoms import PARTS, make_phantoms
+
+    make_phantoms(out, images_per_part, parts or PARTS, difficulty, size, seed)

@@ -1,0 +1,86 @@
+"""Is a difference real? Paired group bootstrap, corrected for the number of comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from statsmodels.stats.multitest import multipletests
+
+from radtransfer.evaluation.intervals import DIGITS, Measured, percentile
+from radtransfer.evaluation.metrics import Metric
+
+ALPHA = 0.05
+TEST = "paired group bootstrap"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metric of ``a`` less metric of ``b`` on the same images, with a 95 % interval and a two-sided p-value.
+
+    All numbers are ``None`` where the metric is undefined on these images.
+    """
+
+    a: str
+    b: str
+    metric: Metric
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    adjusted_p: float | None
+    family: str
+    test: str = TEST
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference survives the correction within its family at 5 %."""
+        return self.adjusted_p is not None and self.adjusted_p < ALPHA
+
+
+def compare(a: str, b: str, metric: Metric, measured: dict[str, Measured], family: str) -> Comparison:
+    """Paired comparison of two sets of scores measured on the same replicates.
+
+    The interval is the percentile interval of the B replicated differences d*. The p-value inverts it, with the
+    Monte Carlo correction of Davison and Hinkley (1997, chapter 4: the observed data count as one more replicate), on
+    each side, doubled::
+
+        p = min(1, 2 min((1 + #{d* <= 0}) / (B + 1), (1 + #{d* >= 0}) / (B + 1)))
+
+    so that p < 0.05 where the 95 % interval lies to one side of 0, but for the last replicate. The smallest value it
+    can take is 2 / (B + 1). ``adjusted_p`` is the same until :func:`holm` is called.
+
+    Args:
+        a: row id, key of ``measured``.
+        b: row id, key of ``measured``.
+        metric: what is compared.
+        measured: all rows, measured with one and the same ``weights``.
+        family: the comparisons that are corrected together.
+    """
+    first, second = measured[a].intervals[metric].value, measured[b].intervals[metric].value
+    if first is None or second is None:
+        return Comparison(a, b, metric, None, None, None, None, None, family)
+    differences = measured[a].replicates[metric] - measured[b].replicates[metric]
+    # equal scores give equal sums, but ECE's and nearly equal ones may differ in the last bit: that is no difference
+    differences[np.abs(differences) < 1e-12] = 0
+    interval = percentile(first - second, differences)
+    replicates = len(differences)
+    if interval.low is None:
+        return Comparison(a, b, metric, interval.value, None, None, None, None, family)
+    below = (1 + int((differences <= 0).sum())) / (replicates + 1)
+    above = (1 + int((differences >= 0).sum())) / (replicates + 1)
+    p = round(min(1.0, 2 * min(below, above)), DIGITS)
+    return Comparison(a, b, metric, interval.value, interval.low, interval.high, p, p, family)
+
+
+def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Adjust the p-values within each family (Holm 1979); the order is kept, undefined comparisons do not count."""
+    adjusted: dict[int, float] = {}
+    numbered = [(one.family, index) for index, one in enumerate(comparisons) if one.p_value is not None]
+    for _, members in groupby(sorted(numbered), key=lambda entry: entry[0]):
+        indices = [index for _, index in members]
+        corrected = multipletests([comparisons[index].p_value for index in indices], method="holm")[1]
+        adjusted.update(zip(indices, (round(float(p), DIGITS) for p in corrected), strict=True))
+    return [replace(one, adjusted_p=adjusted.get(index)) for index, one in enumerate(comparisons)]

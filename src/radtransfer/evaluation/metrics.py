@@ -1,0 +1,197 @@
+"""Binary classification metrics from scores and a threshold, for many weightings of the same images at once.
+
+A weighting is a row of a matrix ``weights`` [B, N]: how often each image counts, e.g. its multiplicity in a bootstrap
+replicate. All functions are vectorised over B. With whole-number weights every count is exact in float64, so that
+results do not depend on how the linear algebra library splits its sums.
+
+Conventions: label 1 is the positive class; an image is called positive when ``score >= threshold``; scores are
+probabilities of the positive class. A metric whose definition divides by zero is NaN here (``null`` in JSON):
+sensitivity, F1 and AUROC without positives, specificity and AUROC without negatives, kappa where labels and
+predictions are all of one and the same class. Kappa of a constant prediction on both classes is 0, F1 of a classifier
+that never says positive is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_curve
+
+from radtransfer.errors import RadtransferError
+
+Floats = NDArray[np.float64]
+Metric = Literal["accuracy", "f1", "kappa", "auroc", "sensitivity", "specificity", "ece"]
+METRICS: tuple[Metric, ...] = ("accuracy", "f1", "kappa", "auroc", "sensitivity", "specificity", "ece")
+BINS = 10
+_INNER_EDGES = np.linspace(0, 1, BINS + 1)[1:-1]
+
+
+class Confusion(TypedDict):
+    """Images by label and prediction: true positives, false negatives, true negatives, false positives."""
+
+    tp: int
+    fn: int
+    tn: int
+    fp: int
+
+
+class Roc(TypedDict):
+    """Points of a ROC curve, from (0, 0) to (1, 1); ``thresholds`` is finite throughout and falls."""
+
+    fpr: list[float]
+    tpr: list[float]
+    thresholds: list[float]
+
+
+class ReliabilityBin(TypedDict):
+    """A bin of scores: mean score, fraction of positives, number of images (at least 1)."""
+
+    predicted: float
+    observed: float
+    n: int
+
+
+def check(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.bool_], Floats]:
+    """Labels as booleans and scores as float64, both [N].
+
+    Args:
+        labels: 0 or 1 each.
+        scores: probabilities in [0, 1].
+        what: whose they are, for the error.
+
+    Raises:
+        RadtransferError: empty, of different lengths, or a value out of range.
+    """
+    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if y.ndim != 1 or y.shape != s.shape or not len(y):
+        raise RadtransferError(f"{what}: expected as many scores as labels, got {s.shape} and {y.shape}")
+    if not np.isin(y, (0, 1)).all():
+        raise RadtransferError(f"{what}: labels must be 0 or 1, found {sorted(set(np.unique(y)) - {0, 1})}")
+    if not ((s >= 0) & (s <= 1)).all():
+        raise RadtransferError(f"{what}: {(~((s >= 0) & (s <= 1))).sum()} scores are not probabilities in [0, 1]")
+    return y.astype(bool), s
+
+
+def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Confusion:
+    """Counts of a confusion matrix at ``score >= threshold``."""
+    y, predicted = np.asarray(labels, dtype=bool), np.asarray(scores) >= threshold
+    return Confusion(
+        tp=int((y & predicted).sum()),
+        fn=int((y & ~predicted).sum()),
+        tn=int((~y & ~predicted).sum()),
+        fp=int((~y & predicted).sum()),
+    )
+
+
+def from_confusion(tp: ArrayLike, fn: ArrayLike, tn: ArrayLike, fp: ArrayLike) -> dict[Metric, Floats]:
+    """Accuracy, F1 of the positive class, Cohen's kappa, sensitivity and specificity from (weighted) counts.
+
+    Kappa is Cohen (1960): (observed - chance agreement) / (1 - chance agreement).
+    """
+    tp, fn, tn, fp = (np.asarray(count, dtype=np.float64) for count in (tp, fn, tn, fp))
+    positives, negatives = tp + fn, tn + fp
+    total = positives + negatives
+    # (observed - chance) / (1 - chance), both multiplied by total**2 and simplified, so that whole counts stay exact
+    agreement = 2 * (tp * tn - fn * fp)
+    disagreement = positives * (fn + tn) + (tp + fp) * negatives
+    return {
+        "accuracy": _ratio(tp + tn, total),
+        "f1": np.where(positives > 0, _ratio(2 * tp, 2 * tp + fp + fn), np.nan),
+        "kappa": _ratio(agreement, disagreement),
+        "sensitivity": _ratio(tp, positives),
+        "specificity": _ratio(tn, negatives),
+    }
+
+
+def auroc(labels: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """Area under the ROC curve [B]: the chance that a positive scores above a negative, ties counting one half."""
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    positive = labels[order]
+    by_rank = weights.T[order]  # [N, B]: one row per image makes the sums below run along contiguous memory
+    positives = by_rank * positive[:, None]
+    negatives = by_rank * ~positive[:, None]
+    if len(starts) < len(order):
+        positives, negatives = np.add.reduceat(positives, starts), np.add.reduceat(negatives, starts)
+    below_or_equal = np.cumsum(negatives, axis=0)
+    total_negatives = below_or_equal[-1].copy()
+    below_or_equal -= negatives / 2
+    wins = np.einsum("vb,vb->b", positives, below_or_equal)
+    return _ratio(wins, positives.sum(axis=0) * total_negatives)
+
+
+def evaluate_scores(
+    labels: NDArray[np.bool_], scores: Floats, threshold: float, weights: Floats
+) -> tuple[dict[Metric, Floats], Floats]:
+    """All of :data:`METRICS` for each weighting.
+
+    ECE is the expected calibration error of Guo et al. (2017, equation 3) taken for the binary probability of the
+    positive class: ten bins of equal width, open below and closed above, (0, 0.1], ..., (0.9, 1] (0 joins the first);
+    the sum over bins of |mean score - fraction of positives| weighted by the bin's share of the images.
+
+    Args:
+        labels: [N].
+        scores: [N], probabilities.
+        threshold: calls an image positive from here up.
+        weights: [B, N], not negative, no row all zero.
+
+    Returns:
+        The metrics, [B] each, NaN where undefined; and the calibration gaps [B, 10], per bin the share-weighted
+        difference of mean score and fraction of positives, whose absolute values add up to the ECE.
+    """
+    predicted = scores >= threshold
+    columns = np.zeros((len(scores), 4 + BINS))
+    columns[:, 0] = labels & predicted
+    columns[:, 1] = labels
+    columns[:, 2] = ~labels & ~predicted
+    columns[:, 3] = 1
+    columns[np.arange(len(scores)), 4 + _bin(scores)] = scores - labels
+    sums = weights @ columns
+    tp, positives, tn, total = sums[:, :4].T
+    gaps = sums[:, 4:] / total[:, None]
+    values = from_confusion(tp, positives - tp, tn, total - positives - tn)
+    values["auroc"] = auroc(labels, scores, weights)
+    values["ece"] = np.abs(gaps).sum(axis=1)
+    return {metric: values[metric] for metric in METRICS}, gaps
+
+
+def roc(labels: NDArray[np.bool_], scores: Floats) -> Roc | None:
+    """ROC curve without the points that lie on a straight line between others; ``None`` if a class is missing.
+
+    scikit-learn's first threshold is infinite; here it is the next number above the highest score, which also calls
+    nothing positive and can be written to JSON and handed to the KFP UI.
+    """
+    if labels.all() or not labels.any():
+        return None
+    fpr, tpr, thresholds = roc_curve(labels, scores)
+    thresholds[0] = np.nextafter(scores.max(), np.inf)
+    return Roc(fpr=_rounded(fpr), tpr=_rounded(tpr), thresholds=[float(value) for value in thresholds])
+
+
+def reliability(labels: NDArray[np.bool_], scores: Floats) -> list[ReliabilityBin]:
+    """The bins of the ECE that hold an image, from low to high scores."""
+    bins = _bin(scores)
+    return [
+        ReliabilityBin(
+            predicted=round(float(scores[bins == one].mean()), 6),
+            observed=round(float(labels[bins == one].mean()), 6),
+            n=int((bins == one).sum()),
+        )
+        for one in np.unique(bins)
+    ]
+
+
+def _bin(scores: Floats) -> NDArray[np.intp]:
+    return np.asarray(np.digitize(scores, _INNER_EDGES, right=True), dtype=np.intp)
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    undefined = np.full(np.shape(denominator), np.nan)
+    return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0), dtype=np.float64)
+
+
+def _rounded(values: Floats) -> list[float]:
+    return [round(float(value), 6) for value in values]

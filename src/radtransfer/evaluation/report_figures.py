@@ -1,0 +1,176 @@
+"""The figures of the report: which series go into which chart, and the pictures of the explanations."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from radtransfer import artifacts
+from radtransfer.artifacts import Artifact
+from radtransfer.errors import RadtransferError
+from radtransfer.evaluation import charts
+from radtransfer.evaluation.charts import Axis, Series, number
+from radtransfer.evaluation.report_run import Row, Run
+from radtransfer.evaluation.report_text import OUTCOMES, SOURCE_NAMES, estimate, features_name, model_name
+
+_EMBEDDED_SIDE = 640  # px; larger pictures are shrunk before they go into the page
+_MAX_SIDE = 4096
+
+
+def roc(run: Run) -> Markup:
+    """ROC of each source's fused choice, with its operating point, and of the grey-level histogram."""
+    unit = Axis(0, 1, 0.2)
+    shortcuts = [row for row in run.shortcuts if row["features"] == "grey_level_histogram"]
+    rows = [*shortcuts, *(run.choice(source, "fused") for source in reversed(run.sources))]
+    series, points = [], []
+    for row in rows:
+        curve, label = run.curves[row["id"]], f"{model_name(row)}: AUROC {estimate(row['auroc'])}"
+        series.append(Series(row["tl_source"], curve["roc"]["fpr"], curve["roc"]["tpr"], label))
+        if row["tl_source"] != "shortcut":
+            n = curve["confusion"]
+            at = [n["fp"] / max(n["fp"] + n["tn"], 1)], [n["tp"] / max(n["tp"] + n["fn"], 1)]
+            points.append(Series(row["tl_source"], *at, f"{model_name(row)}, at its threshold"))
+    return charts.plot(
+        title="ROC curves on the test set",
+        description="; ".join(one.label for one in series) + ". Markers: operating points.",
+        x=unit,
+        y=unit,
+        x_label="False positive rate (1 \u2212 specificity)",
+        y_label="True positive rate (sensitivity)",
+        series=[*series, *points],
+        diagonal=True,
+        identity="roc",
+    )
+
+
+def reliability(run: Run) -> Markup:
+    """Observed against predicted share of positives of the selected model."""
+    bins = [one for one in run.curves[run.selected["id"]]["reliability"] if one["n"]]
+    told = "; ".join(f"{number(b['predicted'], 2)} predicted, {number(b['observed'], 2)} observed" for b in bins)
+    return charts.plot(
+        title="Reliability of the selected model\u2019s scores",
+        description=f"Expected calibration error {estimate(run.selected['ece'])}. {told}.",
+        x=Axis(0, 1, 0.2),
+        y=Axis(0, 1, 0.2),
+        x_label="Predicted probability",
+        y_label="Observed share",
+        series=[
+            Series(
+                run.selected["tl_source"],
+                [one["predicted"] for one in bins],
+                [one["observed"] for one in bins],
+                "mean of each bin",
+                mark=tuple(range(len(bins))),
+            )
+        ],
+        diagonal=True,
+        weights=[one["n"] for one in bins],
+        identity="reliability",
+    )
+
+
+def histories(models: Sequence[Artifact], stage: str) -> dict[str, list[tuple[str, Markup]]]:
+    """Per backbone, the validation AUROC and the losses over the epochs, one line per TL source."""
+    panels: dict[str, list[tuple[str, Markup]]] = {"AUROC": [], "Loss": []}
+    for backbone in sorted({model.content["backbone"] for model in models}):
+        auroc: list[Series] = []
+        loss: list[Series] = []
+        for model in (one for one in models if one.content["backbone"] == backbone):
+            source = model.content["tl_source"] or "in_domain"
+            with (model.path / "history.csv").open(encoding="utf-8", newline="") as stream:
+                table = list(csv.DictReader(stream))
+            for column, into in (("validation_auroc", auroc), ("train_loss", loss), ("validation_loss", loss)):
+                known = [(float(line["epoch"]), float(line[column])) for line in table if line[column]]
+                known = [(epoch, value) for epoch, value in known if math.isfinite(value)]
+                best = tuple(i for i, (epoch, _) in enumerate(known) if epoch == model.content["best_epoch"])
+                label = f"{SOURCE_NAMES[source]}, {column.replace('_', ' ')}"
+                if known:
+                    epochs, values = [epoch for epoch, _ in known], [value for _, value in known]
+                    mark = best if into is auroc else ()
+                    into.append(Series(source, epochs, values, label, faint=column == "train_loss", mark=mark))
+        for name, series in (("AUROC", auroc), ("Loss", loss)):
+            if not series:
+                continue
+            first, last = min(one.x[0] for one in series), max(one.x[-1] for one in series)
+            step = max(1, math.ceil((last - first) / 6))
+            ends = "; ".join(f"{one.label}: {number(one.y[0], 2)} to {number(one.y[-1], 2)}" for one in series)
+            drawn = charts.plot(
+                title=f"{name} of {backbone}, {stage}",
+                description=ends,
+                x=Axis(first, max(last, first + 1), step, 0),
+                y=Axis.covering([value for one in series for value in one.y]),
+                x_label="Epoch",
+                y_label=name,
+                series=series,
+                size=(300, 210),
+                identity=f"{stage}-{name}-{len(panels[name])}",
+            )
+            panels[name].append((backbone, drawn))
+    return panels
+
+
+def forest(run: Run) -> list[tuple[str, list[tuple[str, Row]]]]:
+    """Rows of the forest plot in groups that compare sources like for like."""
+    groups = [("Fused features, each source\u2019s choice", [run.choice(source, "fused") for source in run.sources])]
+    seed = run.selected["seed"]
+    for backbone in run.backbones:
+        ids = [f"{source}/{backbone}/head/seed{seed}" for source in run.sources]
+        groups.append((f"{backbone}, own head", [run.rows[id_] for id_ in ids if id_ in run.rows]))
+    groups.append(("Shortcuts", run.shortcuts))
+    return [
+        (
+            name,
+            [
+                (SOURCE_NAMES[row["tl_source"]] if row["tl_source"] != "shortcut" else features_name(row), row)
+                for row in rows
+            ],
+        )
+        for name, rows in groups
+        if rows
+    ]
+
+
+def _embed(folder: Path, name: str) -> str:
+    """A picture of the explanations as a ``data:`` URI, decoded within bounds and encoded anew (WebP)."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise RadtransferError(f"{folder / 'gallery.json'}: {name!r} lies outside the artifact; explain again")
+    try:
+        with Image.open(path) as image:
+            if max(image.size) > _MAX_SIDE:
+                raise RadtransferError(f"{path}: {image.size} px, expected at most {_MAX_SIDE} a side; explain again")
+            picture = image.convert("L" if image.mode == "L" else "RGB")
+    except OSError as error:
+        raise RadtransferError(f"{path}: cannot be read as an image ({error}); explain again") from None
+    picture.thumbnail((_EMBEDDED_SIDE, _EMBEDDED_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=90, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def gallery(run: Run) -> list[dict[str, Any]]:
+    """The explained cases, each picture as a ``data:`` URI."""
+    folder, size = run.explanations.path, run.target.content["size"]
+    order = list(OUTCOMES)
+    cases = sorted(artifacts.read_json(folder / "gallery.json"), key=lambda case: order.index(case["outcome"]))
+    return [
+        case
+        | {
+            "image": _embed(folder, case["image"]),
+            "overlay": charts.boxes(case["boxes"], size) if case["boxes"] else "",
+            "maps": {
+                source: {method: _embed(folder, name) for method, name in case["maps"][source].items()}
+                for source in run.sources
+                if source in case["maps"]
+            },
+        }
+        for case in cases
+    ]

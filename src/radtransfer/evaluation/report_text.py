@@ -1,0 +1,117 @@
+"""How the report says things: names, figures with their intervals, p-values."""
+
+from __future__ import annotations
+
+from radtransfer.evaluation.charts import number
+from radtransfer.evaluation.report_run import Row, Run
+
+SOURCE_NAMES = {"in_domain": "In-domain", "imagenet": "ImageNet", "scratch": "From scratch", "shortcut": "Shortcut"}
+METRIC_NAMES = {
+    "auroc": "AUROC",
+    "accuracy": "Accuracy",
+    "f1": "F1",
+    "kappa": "Cohen\u2019s \u03ba",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ece": "ECE",
+}
+CLASSIFIER_NAMES = {
+    "head": "network\u2019s own head",
+    "logistic_regression": "logistic regression",
+    "svm_linear": "linear SVM",
+    "svm_rbf": "RBF SVM",
+    "knn": "k-nearest neighbours",
+    "random_forest": "random forest",
+    "gradient_boosting": "gradient boosting",
+    "majority": "majority class",
+}
+FAMILY_NAMES = {
+    "tl_source": "Between transfer-learning sources: the fused choice of each",
+    "fusion": "Within a source: fused features against the best single network",
+    "shortcut": "The selected model against the grey-level histogram",
+}
+METHOD_NAMES = {"gradcam": "Grad-CAM", "lime": "LIME"}
+SHORTCUT_NAMES = {"majority_class": "majority class", "grey_level_histogram": "grey-level histogram"}
+OUTCOMES = {"TP": "found", "FN": "missed", "FP": "false alarm", "TN": "correctly cleared"}
+SIGNIFICANCE = 0.05
+SYNTHETIC = "Synthetic images: shows that the pipeline works, says nothing about patients"
+RESEARCH_USE = "For research use. Not a medical device."
+
+
+def estimate(value: Row) -> str:
+    """A figure with its 95 % interval, e.g. ``.861 (.81-.91)`` with an en dash."""
+    if value["low"] is None or value["high"] is None:
+        return number(value["value"])
+    return f"{number(value['value'])} ({number(value['low'], 2)}\u2013{number(value['high'], 2)})"
+
+
+def difference(row: Row) -> str:
+    """A signed difference with its interval, e.g. ``+.021 (-.01 to .05)``."""
+    plus = "+" if row["difference"] is not None and float(f"{row['difference']:.3f}") > 0 else ""
+    text = plus + number(row["difference"])
+    if row["low"] is None or row["high"] is None:
+        return text
+    return f"{text} ({number(row['low'], 3)} to {number(row['high'], 3)})"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value, e.g. ``.034`` or ``< .001``."""
+    if value is None:
+        return "\u2014"
+    return "< .001" if value < 0.001 else number(value, 3 if value < 0.1 else 2)
+
+
+def shown(row: Row) -> bool:
+    """Whether a comparison shows a difference, after correction for the size of its family."""
+    return row["adjusted_p"] is not None and row["adjusted_p"] < SIGNIFICANCE
+
+
+def whole(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def duration(seconds: float) -> str:
+    """Wall time in the unit that suits it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def features_name(row: Row) -> str:
+    """``Fused features``, the backbone, or the shortcut."""
+    name = str(row["features"])
+    return "Fused features" if name == "fused" else SHORTCUT_NAMES.get(name, name)
+
+
+def classifier_name(row: Row) -> str:
+    """The classifier in words."""
+    return CLASSIFIER_NAMES.get(row["classifier"], str(row["classifier"]).replace("_", " "))
+
+
+def model_name(row: Row) -> str:
+    """Source, features and classifier of a row."""
+    if row["tl_source"] == "shortcut":
+        return features_name(row)
+    return f"{SOURCE_NAMES[row['tl_source']]}, {features_name(row).lower()}, {classifier_name(row)}"
+
+
+def particulars(row: Row) -> str:
+    """What sets a row apart from the ordinary test of the whole test set; empty if nothing does."""
+    seen = [
+        f"{key.replace('_', ' ')} {row[key]}"
+        for key, usual in (("label_fraction", 1.0), ("subgroup", "all"), ("corruption", "none"), ("level", "image"))
+        if row[key] != usual
+    ]
+    return ", ".join(seen)
+
+
+def contrast(run: Run, row: Row) -> str:
+    """What a comparison subtracts from what, in few words."""
+    a, b = run.rows[row["a"]], run.rows[row["b"]]
+    if row["family"] == "tl_source":
+        return f"{SOURCE_NAMES[a['tl_source']]} \u2212 {SOURCE_NAMES[b['tl_source']]}"
+    if row["family"] == "fusion":
+        return f"{SOURCE_NAMES[a['tl_source']]}: fused \u2212 single network"
+    name = "Selected" if a["selected"] else model_name(a)
+    return f"{name} \u2212 {model_name(b)}"

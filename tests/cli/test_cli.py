@@ -1,0 +1,185 @@
+"""The command line: light to start, named as the library is, and plain in its errors."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from radtransfer import cli
+from radtransfer.config import RunConfig
+from radtransfer.errors import RadtransferError
+
+STEPS = {
+    "preprocess": "radtransfer.preprocess.run",
+    "pretrain": "radtransfer.training.steps",
+    "finetune": "radtransfer.training.steps",
+    "extract": "radtransfer.fusion.extract",
+    "fuse": "radtransfer.fusion.fuse",
+    "classify": "radtransfer.fusion.classify",
+    "evaluate": "radtransfer.evaluation.evaluate",
+    "explain": "radtransfer.explain.run",
+    "register": "radtransfer.registry.bundle",
+    "report": "radtransfer.evaluation.report",
+}
+RENAMED = {"epochs": ("pretrain_epochs", "finetune_epochs"), "init": ("in_domain_init",)}
+
+
+def radtransfer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from radtransfer.cli import main; main()", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["predict", "--help"], ["no-such-command"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    """Counted in modules, not in seconds: torch alone costs several."""
+    code = (
+        "import sys, json\nfrom radtransfer.cli import main\n"
+        f"sys.argv = ['radtransfer', *{arguments!r}]\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "typer" in loaded
+    assert not loaded & {
+        "torch",
+        "timm",
+        "kfp",
+        "pandas",
+        "numpy",
+        "sklearn",
+        "matplotlib",
+        "scipy",
+        "radtransfer_pipelines",
+    }
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_step_commands_take_what_the_library_takes(step: str) -> None:
+    library = inspect.signature(getattr(importlib.import_module(STEPS[step]), step)).parameters
+    command = inspect.signature(getattr(cli, step)).parameters
+    assert set(command) == set(library)
+
+
+def test_defaults_are_those_of_a_configuration() -> None:
+    for step in STEPS:
+        for name, parameter in inspect.signature(getattr(cli, step)).parameters.items():
+            if parameter.default in (inspect.Parameter.empty, None):
+                continue
+            fields = [key for key in RENAMED.get(name, (name,)) if key in RunConfig.model_fields]
+            if name == "images_per_outcome":
+                fields = ["explain_images"]
+            if name == "epochs":
+                fields = [f"{step}_epochs"]
+            assert fields, name
+            assert RunConfig.model_fields[fields[0]].default == parameter.default, (step, name)
+
+
+def test_what_the_user_can_put_right_is_one_line_and_code_2(tmp_path: Path) -> None:
+    done = radtransfer("fuse", "--features", str(tmp_path / "nothing"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("radtransfer: error: ") and "nothing" in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def predictor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A stand-in for prediction: scores by file name, none for files named `broken`."""
+    asked: dict[str, Any] = {}
+
+    def predict(**keywords: Any) -> Iterator[SimpleNamespace]:
+        asked.update(keywords)
+        for image in keywords["images"]:
+            if image.stem == "refused":
+                raise RadtransferError("bundle: tampered with")
+            score = None if image.stem == "broken" else float(image.stem)
+            label = "abnormal" if score and score > 0.4 else "normal"
+            yield SimpleNamespace(image=image, score=score, label=label, reason="cut off")
+
+    module = ModuleType("radtransfer.registry.predict")
+    module.predict = predict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "radtransfer.registry.predict", module)
+    return asked
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["radtransfer", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_predict_prints_one_row_an_image_in_order(
+    predictor: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = invoke(monkeypatch, "predict", "--bundle", "b", "0.9.png", "a, b/0.123456789.dcm", "--format", "csv")
+    assert code == 0
+    assert (
+        capsys.readouterr().out
+        == 'image,score,label\n0.9.png,0.900000,abnormal\n"a, b/0.123456789.dcm",0.123457,normal\n'
+    )
+    assert predictor["bundle"] == Path("b") and predictor["explain_dir"] is None
+
+
+def test_predict_leaves_out_no_image_that_it_could_not_read(
+    predictor: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = invoke(monkeypatch, "predict", "--bundle", "b", "0.9.png", "broken.png", "0.1.png", "--explain", "e")
+    said = capsys.readouterr()
+    assert code == 1
+    assert said.out.splitlines() == [
+        "image,score,label",
+        "0.9.png,0.900000,abnormal",
+        "broken.png,,",
+        "0.1.png,0.100000,normal",
+    ]
+    assert "broken.png: cut off" in said.err
+    assert predictor["explain_dir"] == Path("e")
+
+
+def test_predict_refuses_a_bundle_with_code_2(
+    predictor: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(monkeypatch, "predict", "--bundle", "b", "refused.png") == 2
+    assert "tampered" in capsys.readouterr().err
+
+
+def test_datasets_list_names_every_layout() -> None:
+    from radtransfer.datasets import LAYOUTS
+
+    done = radtransfer("datasets", "list")
+    assert done.returncode == 0
+    assert [line.split(": ")[0] for line in done.stdout.splitlines()] == list(LAYOUTS)
+    assert all(len(line.split(": ", 1)[1]) > 20 for line in done.stdout.splitlines())
+
+
+def test_phantoms_are_made_once_and_readable(tmp_path: Path) -> None:
+    from radtransfer import datasets
+
+    made = tmp_path / "phantoms"
+    options = ["--images-per-part", "4", "--parts", "hand", "--parts", "knee", "--size", "64", "--seed", "3"]
+    assert radtransfer("datasets", "phantoms", "--out", str(made), *options).returncode == 0
+    assert datasets.read("phantoms", tmp_path, "phantoms").parts == ["hand", "knee"]
+    done = radtransfer("datasets", "phantoms", "--out", str(made), *options)
+    assert done.returncode == 2 and str(made) in done.stderr
+
+
+def test_configurations_that_come_along_are_valid() -> None:
+    from radtransfer.config import load
+
+    folder = Path(__file__).parents[2] / "configs"
+    configs = {path.stem: load(path) for path in folder.glob("*.yaml")}
+    expected = {"demo", "fracatlas-hand", "fracatlas-hand-quick", "fracatlas-shoulder", "ct-reuse", "mura-humerus"}
+    assert set(configs) >= expected | {"mura-wrist"}
+    assert all(config.name == stem and config.budget_minutes > 0 for stem, config in configs.items())
+    assert configs["ct-reuse"].pipeline == "ct_reuse"

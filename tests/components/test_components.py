@@ -1,0 +1,216 @@
+"""The components: thin, called by the library's own names, and particular about what they are handed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import radtransfer_components
+from kfp import dsl
+from radtransfer_components import support
+from radtransfer_pipelines.resources import RESOURCES
+
+from radtransfer.artifacts import write_json
+
+FOLDER = Path(str(radtransfer_components.__file__)).parent
+LIBRARY = {
+    "preprocess": "radtransfer.preprocess.run",
+    "pretrain": "radtransfer.training.steps",
+    "finetune": "radtransfer.training.steps",
+    "extract": "radtransfer.fusion.extract",
+    "fuse": "radtransfer.fusion.fuse",
+    "classify": "radtransfer.fusion.classify",
+    "evaluate": "radtransfer.evaluation.evaluate",
+    "explain": "radtransfer.explain.run",
+    "register": "radtransfer.registry.bundle",
+    "report": "radtransfer.evaluation.report",
+}
+SOURCES = ("scratch", "imagenet", "in_domain")
+
+
+def component(step: str) -> Callable[..., None]:
+    module = importlib.import_module(f"radtransfer_components.{step}")
+    function: Callable[..., None] = getattr(module, step).python_func
+    return function
+
+
+@pytest.fixture(scope="module")
+def fakes() -> ModuleType:
+    path = Path(__file__).parents[1] / "pipelines" / "fakes" / "sitecustomize.py"
+    spec = importlib.util.spec_from_file_location("library_fakes", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Any]:
+    def artifact(kind: type[dsl.Artifact], name: str) -> dsl.Artifact:
+        return kind(name=name, uri=str(tmp_path / name))
+
+    return artifact
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, fakes: ModuleType, tmp_path: Path) -> list[str]:
+    """Every step replaced by its stand-in, which must be called just as the real one can be."""
+    monkeypatch.setenv("FAKE_CALLS", str(tmp_path / "calls"))
+    called: list[str] = []
+    for step, where in LIBRARY.items():
+        module = importlib.import_module(where)
+        signature = inspect.signature(getattr(module, step))
+
+        def stand_in(step: str = step, signature: inspect.Signature = signature, **keywords: Any) -> None:
+            bound = signature.bind(**keywords)
+            assert set(bound.arguments) == set(signature.parameters), "every argument is given, none by its default"
+            for name, parameter in signature.parameters.items():
+                if parameter.annotation in ("Path", Path):
+                    assert isinstance(bound.arguments[name], Path), name
+            called.append(step)
+            getattr(fakes, step)(**keywords)
+
+        monkeypatch.setattr(module, step, stand_in)
+    return called
+
+
+def test_each_step_has_one_thin_component() -> None:
+    files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in {"__init__", "support"}}
+    assert set(files) == set(LIBRARY) == set(RESOURCES)
+    for step, path in files.items():
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 60, step
+        function = component(step)
+        assert function.__doc__ and "code_version" in inspect.signature(function).parameters
+
+
+def test_components_hand_on_what_they_were_given(
+    library: list[str], make: Callable[..., Any], tmp_path: Path, fakes: ModuleType
+) -> None:
+    """The whole chain by hand, with one backbone."""
+    recipe = {"epochs": 1, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "input_size": 0}
+    recipe |= {"weights_mirror": "", "seed": 3, "threads": 1, "code_version": ""}
+    target, source = make(dsl.Dataset, "target"), make(dsl.Dataset, "source")
+    page = make(dsl.HTML, "data")
+    component("preprocess")(
+        data_root="d", target_layout="l", target_path="t", target_part="<hand>", source_layout="l", source_path="s",
+        source_parts=[], image_size=64, test_fraction=0.2, validation_fraction=0.2, max_images=0, seed=3,
+        data_version="", code_version="", target_store=target, source_store=source, data_report=page,
+    )  # fmt: skip
+    assert target.metadata["role"] == "target" and len(target.metadata["digest"]) == 64
+    assert "&lt;hand&gt;" in Path(page.path).read_text() and "<hand>" not in Path(page.path).read_text()
+    related = make(dsl.Model, "related")
+    component("pretrain")(source_store=source, backbone="b", init="imagenet", model=related, **recipe)
+    models, classifiers = {}, {}
+    for tl_source in SOURCES:
+        model = make(dsl.Model, f"model-{tl_source}")
+        given = {"pretrained": related} if tl_source == "in_domain" else {}
+        component("finetune")(target_store=target, backbone="b", tl_source=tl_source, model=model, **given, **recipe)
+        assert model.metadata["tl_source"] == tl_source
+        features, fused = make(dsl.Artifact, f"features-{tl_source}"), make(dsl.Artifact, f"fused-{tl_source}")
+        said = {"tl_source": tl_source, "code_version": ""}
+        component("extract")(store=target, model=model, backbone="b", threads=1, features=features, **said)
+        component("fuse")(features=[features], backbones=["b"], fused=fused, **said)
+        fitted = make(dsl.Artifact, f"classifiers-{tl_source}")
+        component("classify")(fused=fused, cv_folds=2, seed=3, classifiers=fitted, **said)
+        models[f"models_{tl_source}"], classifiers[f"classifiers_{tl_source}"] = [model], fitted
+    evaluation, scalars = make(dsl.Artifact, "evaluation"), make(dsl.Metrics, "scalars")
+    curves = make(dsl.ClassificationMetrics, "curves")
+    shown = {"evaluation": evaluation, "scalars": scalars, "curves": curves}
+    component("evaluate")(target_store=target, bootstrap=100, seed=3, code_version="", **classifiers, **shown)
+    assert scalars.metadata["auroc"] == 0.8
+    explanations, bundle = make(dsl.Artifact, "explanations"), make(dsl.Model, "bundle")
+    shared = {"target_store": target, "evaluation": evaluation, "code_version": ""} | models
+    component("explain")(
+        images_per_outcome=1, lime_samples=10, seed=3, threads=1, explanations=explanations, **shared, **classifiers
+    )
+    component("register")(name="n", registry="", bundle=bundle, **shared, **classifiers)
+    html, summary = make(dsl.HTML, "html"), make(dsl.Markdown, "summary")
+    config = {"name": "n", "target_layout": "l", "target_path": "t", "target_part": "p", "source_layout": "l"}
+    config |= {"source_path": "s", "seed": "3", "learning_rate": "5e-04", "batch_size": "16.0"}  # as KFP hands them on
+    component("report")(
+        config=config, backbones=["b"], source_parts=[], source_store=source, explanations=explanations, bundle=bundle,
+        pretrained=[related], html=html, summary=summary, **shared,
+    )  # fmt: skip
+    assert library == ["preprocess", "pretrain"] + ["finetune", "extract", "fuse", "classify"] * 3 + [
+        "evaluate", "explain", "register", "report"
+    ]  # fmt: skip
+    assert (tmp_path / "calls").read_text().splitlines()[-1] == "report 3 1 ['b'] 3 0.0005"
+
+
+@pytest.mark.parametrize(
+    ("handed", "message"),
+    [
+        ({"backbone": "other"}, "backbone='b' but was handed 'other'"),
+        ({"tl_source": "scratch"}, "tl_source='imagenet' but was handed 'scratch'"),
+    ],
+)
+def test_wrong_artifact_from_a_loop_is_refused(
+    library: list[str],
+    make: Callable[..., Any],
+    fakes: ModuleType,
+    handed: dict[str, str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = make(dsl.Model, "model")
+    said = {"backbone": "b", "tl_source": "imagenet", "stage": "finetune"} | handed
+    fakes._write(Path(model.path), "model", "finetune", **said)
+    with pytest.raises(SystemExit) as stop:
+        component("extract")(
+            store=make(dsl.Dataset, "store"), model=model, backbone="b", tl_source="imagenet", threads=1,
+            code_version="", features=make(dsl.Artifact, "features"),
+        )  # fmt: skip
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert library == []
+
+
+def test_missing_and_doubled_features_are_refused(
+    library: list[str], make: Callable[..., Any], fakes: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = []
+    for name, backbone in (("f1", "a"), ("f2", "a")):
+        item = make(dsl.Artifact, name)
+        fakes._write(Path(item.path), "features", "extract", backbone=backbone, tl_source="imagenet")
+        features.append(item)
+    with pytest.raises(SystemExit):
+        component("fuse")(
+            features=features, backbones=["a", "b"], tl_source="imagenet", code_version="",
+            fused=make(dsl.Artifact, "fused"),
+        )  # fmt: skip
+    assert "['a', 'b']" in capsys.readouterr().err and library == []
+
+
+def test_task_of_another_code_version_is_refused(library: list[str], make: Callable[..., Any]) -> None:
+    with pytest.raises(SystemExit):
+        component("classify")(
+            fused=make(dsl.Artifact, "fused"), tl_source="imagenet", cv_folds=2, seed=0,
+            code_version="0.0.1+old/graph", classifiers=make(dsl.Artifact, "classifiers"),
+        )  # fmt: skip
+    assert library == []
+
+
+def test_metrics_that_the_ui_cannot_take_are_left_out(tmp_path: Path) -> None:
+    names = ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece")
+    row: dict[str, Any] = {"id": "r", "selected": True} | {name: {"value": 0.5} for name in names}
+    row["kappa"] = {"value": None}
+    write_json(tmp_path / "metrics.json", {"positive_class": "fractured", "results": [row]})
+    drawn = {"roc": {"fpr": [0, 0, 1], "tpr": [0, 1, 1]}, "confusion": {"tp": 4, "fn": 1, "tn": 7, "fp": 2}}
+    # scikit-learn's first threshold is infinite; JSON that Python wrote may say so.
+    drawn["roc"]["thresholds"] = [math.inf, 0.7, 0.1]  # type: ignore[index]
+    (tmp_path / "curves.json").write_text(json.dumps({"r": drawn}))
+    scalars, curves = dsl.Metrics(name="m", uri="m"), dsl.ClassificationMetrics(name="c", uri="c")
+    support.show_metrics(tmp_path, scalars, curves)
+    assert "kappa" not in scalars.metadata and scalars.metadata["f1"] == 0.5
+    json.dumps([scalars.metadata, curves.metadata], allow_nan=False)
+    points = curves.metadata["confidenceMetrics"]
+    assert [point["confidenceThreshold"] for point in points] == [1.0, 0.7, 0.1]
+    matrix = curves.metadata["confusionMatrix"]
+    assert [cell["row"] for cell in matrix["rows"]] == [[7, 2], [1, 4]]

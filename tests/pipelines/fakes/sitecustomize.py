@@ -1,0 +1,150 @@
+"""Stand-ins for the library's steps, found by the tasks of a local run through PYTHONPATH.
+
+They write artifacts that are right in form and instant to make, so that the tests of the orchestration (order,
+resumption, failure) run the real graph and the real components without training anything. What they did is noted in
+the file that FAKE_CALLS names; FAKE_FAIL and FAKE_BUG name a call that raises, FAKE_HANG one that does not return.
+"""
+
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+
+
+def _note(call):
+    with Path(os.environ["FAKE_CALLS"]).open("a", encoding="utf-8") as stream:
+        stream.write(call + "\n")
+    if os.environ.get("FAKE_FAIL") == call:
+        raise RadtransferError("image x.png: cannot be decoded; remove it")
+    if os.environ.get("FAKE_BUG") == call:
+        raise KeyError("a bug")
+    if os.environ.get("FAKE_HANG") == call:
+        time.sleep(600)
+    time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+
+
+def _write(out, kind, step, files=(), **content):
+    with artifacts.writing(out, kind, step=step, settings={}) as (folder, said):
+        said.update(content)
+        for name, value in files:
+            artifacts.write_json(folder / name, value)
+
+
+def _content(path, kind):
+    return artifacts.read(path, kind).content
+
+
+def preprocess(*, seed, target_part, source_parts, target_out, source_out, **_):
+    assert isinstance(seed, int) and isinstance(source_parts, list)
+    _note("preprocess")
+    counts = {"train": {"normal": 3, "abnormal": 2}}
+    for role, out in (("target", target_out), ("source", source_out)):
+        _write(out, "image-store", "preprocess", role=role, part=target_part, name="fake", images=5, counts=counts)
+
+
+def pretrain(*, source_store, backbone, init, out, **_):
+    _note(f"pretrain {backbone}")
+    _write(out, "model", "pretrain", backbone=backbone, tl_source=None, stage="pretrain", init=init)
+
+
+def finetune(*, target_store, backbone, tl_source, pretrained, out, **_):
+    assert (pretrained is not None) == (tl_source == "in_domain")
+    _note(f"finetune {tl_source} {backbone}")
+    _write(out, "model", "finetune", backbone=backbone, tl_source=tl_source, stage="finetune")
+
+
+def extract(*, store, model, threads, out):
+    said = _content(model, "model")
+    _note(f"extract {said['tl_source']} {said['backbone']}")
+    _write(out, "features", "extract", backbone=said["backbone"], tl_source=said["tl_source"])
+
+
+def fuse(*, features, out):
+    said = [_content(path, "features") for path in features]
+    _note(f"fuse {said[0]['tl_source']} {len(said)}")
+    _write(out, "fused", "fuse", tl_source=said[0]["tl_source"])
+
+
+def classify(*, fused, cv_folds, seed, out):
+    source = _content(fused, "fused")["tl_source"]
+    _note(f"classify {source}")
+    _write(out, "classifiers", "classify", tl_source=source)
+
+
+def evaluate(*, target_store, classifiers, bootstrap, seed, out):
+    _note("evaluate")
+    sources = [_content(path, "classifiers")["tl_source"] for path in classifiers]
+    figure = {"value": 0.8, "low": 0.7, "high": 0.9}
+    names = ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece")
+    rows = [
+        {
+            "id": f"{s}/fused/seed0",
+            "tl_source": s,
+            "features": "fused",
+            "classifier": "svm_rbf",
+            "selected": s == "imagenet",
+        }
+        | dict.fromkeys(names, figure)
+        for s in sources
+    ]
+    choices = {s: dict.fromkeys(("fused", "single", "overall"), f"{s}/fused/seed0") for s in sources}
+    curves = {
+        "imagenet/fused/seed0": {
+            "roc": {"fpr": [0, 0.5, 1], "tpr": [0, 1, 1]},
+            "confusion": {"tp": 1, "fn": 0, "tn": 2, "fp": 1},
+        }
+    }
+    files = [("metrics.json", {"positive_class": "abnormal", "results": rows}), ("curves.json", curves)]
+    answer = {"winner": None, "text": "No source is better than another.", "significant": False}
+    _write(out, "evaluation", "evaluate", files, choices=choices, answer=answer)
+
+
+def explain(*, models, classifiers, images_per_outcome, out, **_):
+    _note(f"explain {len(models)} {len(classifiers)}")
+    _write(out, "explanations", "explain", images=images_per_outcome)
+
+
+def register(*, name, models, registry, out, **_):
+    _note(f"register {len(models)} {registry}")
+    _write(out, "bundle", "register", name=name)
+
+
+def report(*, config, models, pretrained, html_out, markdown_out, **_):
+    _note(
+        f"report {len(models)} {len(pretrained)} {config['backbones']!r} {config['seed']!r} {config['learning_rate']!r}"
+    )
+    html_out.write_text("<!doctype html>report", encoding="utf-8")
+    markdown_out.write_text("report", encoding="utf-8")
+
+
+def check_backbones(names):
+    if "nope" in names:
+        raise RadtransferError("unknown backbone 'nope'")
+
+
+def check_available(names, mirror):
+    del names, mirror
+
+
+if "FAKE_CALLS" in os.environ:
+    for where, functions in {
+        "radtransfer.preprocess.run": [preprocess],
+        "radtransfer.training.steps": [pretrain, finetune],
+        "radtransfer.training.network": [check_backbones],
+        "radtransfer.training.weights": [check_available],
+        "radtransfer.fusion.extract": [extract],
+        "radtransfer.fusion.fuse": [fuse],
+        "radtransfer.fusion.classify": [classify],
+        "radtransfer.evaluation.evaluate": [evaluate],
+        "radtransfer.explain.run": [explain],
+        "radtransfer.registry.bundle": [register],
+        "radtransfer.evaluation.report": [report],
+    }.items():
+        module = types.ModuleType(where)
+        for function in functions:
+            setattr(module, function.__name__, function)
+        sys.modules[where] = module

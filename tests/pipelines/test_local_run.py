@@ -1,0 +1,174 @@
+"""`radtransfer run`: the whole graph under kfp.local, its folder, its failures and its resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from radtransfer_pipelines.local import overhead
+
+if TYPE_CHECKING:
+    from conftest import FakeRun
+
+SOURCES = ("scratch", "imagenet", "in_domain")
+BACKBONES = ("b1", "b2", "b3")
+EXPECTED = Counter(
+    ["preprocess", "evaluate", "explain 9 3", "register 9 None"]
+    + [f"{step} {s} {b}" for step in ("finetune", "extract") for s in SOURCES for b in BACKBONES]
+    + [f"pretrain {b}" for b in BACKBONES]
+    + [f"fuse {s} 3" for s in SOURCES]
+    + [f"classify {s}" for s in SOURCES]
+    + ["report 9 3 ['b2', 'b1', 'b3'] 7 0.0005"]
+)
+
+
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None:
+    code, stdout, stderr = fake_run("--set", "budget_minutes=3")
+    assert code == 0, stderr
+    assert Counter(fake_run.calls) == EXPECTED
+    out = fake_run.out
+    assert stdout.splitlines()[-1] == str(out / "report.html")
+    assert "No source is better than another." in stdout
+    assert "stated budget 3 minutes" in stderr and "32/32 report" in stderr
+    top = {"report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
+    assert {p.name for p in out.iterdir()} == top | {"evaluation", "explanations", "bundle", "logs", "pretrained"}
+    assert sorted(p.name for p in (out / "pretrained").iterdir()) == list(BACKBONES)
+
+    run = json.loads((out / "run.json").read_text())
+    assert len(run["tasks"]) == 32 and len({task["task"] for task in run["tasks"]}) == 32
+    assert all(task["seconds"] >= task["start_up_seconds"] > 0 and task["peak_mib"] > 5 for task in run["tasks"])
+    cost = run["orchestration"]
+    assert cost["overhead_seconds"] + cost["inside_steps_seconds"] == pytest.approx(cost["wall_seconds"], abs=0.01)
+    assert run["config"]["seed"] == 7 and not run["resumed"]
+
+    code, _, stderr = fake_run()
+    assert code == 2 and "holds a finished run" in stderr and "Traceback" not in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_run_goes_on_after_the_last_finished_task(
+    fake_run: FakeRun, how: signal.Signals, processes_of: Callable[[Path], list[str]]
+) -> None:
+    hung = "extract imagenet b1"
+    process = fake_run.start(FAKE_HANG=hung)
+    until(lambda: hung in fake_run.calls)
+    time.sleep(0.5)
+    if how == signal.SIGKILL:
+        # A second run in the same folder is turned away while the first is alive.
+        code, _, stderr = fake_run()
+        assert code == 2 and "another radtransfer run is at work" in stderr
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    until(lambda: not processes_of(fake_run.out), 20)
+    assert not (fake_run.out / "report.html").exists()
+    before = set(fake_run.calls)
+    # Whatever had not ended when the signal came may be done again, nothing else.
+    again = {hung} | {call for call in before if call.startswith("extract imagenet")}
+
+    code, _, stderr = fake_run()
+    assert code == 0, stderr
+    assert "taking up an unfinished run" in stderr
+    counts = Counter(fake_run.calls)
+    assert set(counts) == set(EXPECTED)
+    assert {call for call, count in counts.items() if count > 1} <= again
+    assert counts[hung] == 2
+    run = json.loads((fake_run.out / "run.json").read_text())
+    assert run["resumed"] and len(run["tasks"]) == 32
+    assert not (fake_run.out / ".work").exists()
+
+
+@pytest.mark.slow
+def test_failure_is_told_at_once_and_begins_nothing_more(fake_run: FakeRun) -> None:
+    code, _, stderr = fake_run(FAKE_FAIL="finetune imagenet b2")
+    assert code == 2
+    last = stderr.splitlines()[-1]
+    assert last == "radtransfer: error: finetune[imagenet, b2]: image x.png: cannot be decoded; remove it"
+    assert "Traceback" not in stderr
+    # At most what the other of kfp.local's two threads was about to do.
+    assert len(fake_run.calls) - fake_run.calls.index("finetune imagenet b2") - 1 <= 2
+    code, _, stderr = fake_run()  # put right by the user: it goes on
+    assert code == 0, stderr
+    assert {call for call, n in Counter(fake_run.calls).items() if n > 1} <= {"finetune imagenet b2"}
+
+
+@pytest.mark.slow
+def test_a_bug_names_its_log(fake_run: FakeRun) -> None:
+    code, _, stderr = fake_run(FAKE_BUG="preprocess")
+    assert code == 2 and fake_run.calls == ["preprocess"]
+    assert "preprocess: KeyError: 'a bug' (log:" in stderr and "Traceback" not in stderr
+    assert "Traceback" in (fake_run.out / ".work" / "logs" / "preprocess.log").read_text()
+
+
+@pytest.mark.slow
+def test_unfinished_run_of_something_else_is_refused(fake_run: FakeRun) -> None:
+    code, _, _ = fake_run(FAKE_FAIL="preprocess")
+    assert code == 2
+    code, _, stderr = fake_run("--set", "seed=8")
+    assert code == 2 and "unfinished run with seed 7, this one has 8" in stderr
+    image = fake_run.data_root / "T" / "normal" / "c.png"
+    image.write_bytes(b"new")
+    code, _, stderr = fake_run()
+    assert code == 2 and "unfinished run with data_version" in stderr
+    image.unlink()
+    code, _, stderr = fake_run("--set", "budget_minutes=9")  # says nothing about the result
+    assert code == 0, stderr
+
+
+def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> None:
+    fake_run.out.mkdir()
+    (fake_run.out / "thesis.txt").write_text("years of work")
+    code, _, stderr = fake_run()
+    assert code == 2 and "holds thesis.txt" in stderr and "name a new or empty folder" in stderr
+    assert [p.name for p in fake_run.out.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "sead=1"], "unknown key 'sead'; did you mean seed"),
+        (["--set", "seed=-1"], "seed"),
+        (["--set", "seed"], "expected key=value"),
+        (["--set", "target_layout=fracatlass"], "fracatlas"),
+        (["--set", "target_path=../T"], "T"),
+        (["--set", "source_path=nowhere"], "nowhere"),
+        (["--set", "backbones=[nope]"], "unknown backbone 'nope'"),
+        (["--data-root", "/no/such/folder"], "/no/such/folder"),
+        (["--config", "/no/such.yaml"], "/no/such.yaml: no such configuration file"),
+    ],
+)
+def test_bad_request_is_refused_before_anything_is_written(fake_run: FakeRun, options: list[str], message: str) -> None:
+    code, _, stderr = fake_run(*options)
+    assert code == 2 and message in stderr, stderr
+    assert "Traceback" not in stderr
+    assert not fake_run.out.exists() and not fake_run.calls
+
+
+def test_overhead_counts_the_time_in_which_no_step_was_at_work() -> None:
+    # Ten seconds; steps at work in [1, 4] (twice over), [6, 7], and before and after the run.
+    inside = [[6, 7], [1, 3], [2, 4], [2.5, 3.5], [-5, -1], [9.5, 12]]
+    cost = overhead(0, 10, [{"inside": call, "entered": call[0] - 0.5} for call in inside])
+    assert cost["wall_seconds"] == 10
+    assert cost["inside_steps_seconds"] == pytest.approx(3 + 1 + 0.5)
+    assert cost["overhead_share"] == pytest.approx(0.55)
+    assert cost["of_which_imports_seconds"] == pytest.approx(0.5 + 0.5 + 0.5)
+
+
+def test_fakes_are_out_of_the_way_of_other_tests() -> None:
+    assert "FAKE_CALLS" not in os.environ

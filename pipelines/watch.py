@@ -117,5 +117,5 @@ class Watch:
         found = [line for line in data.decode("utf-8", "replace").splitlines() if PROGRESS.search(line)]
         if not self._live:
             for line in found:
-                console.print(escape(f"  {name}: {line}"), highlight=False)
+                console.print(escape(f"  {name}: {line}"), highlight=False, soft_wrap=True)
         return found[-1] if found else ""

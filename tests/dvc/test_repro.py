@@ -61,6 +61,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, folder / name)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["overrides"] = " ".join(f"--set '{key}={value}'" for key, value in TINY.items())
+    params["phantoms"]["images-per-part"] = 30
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     call(folder, "git", "init", "--quiet")
     call(folder, "git", "add", "--all")

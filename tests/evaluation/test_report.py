@@ -499,6 +499,7 @@ def test_artifacts_of_different_runs_are_refused(made: Made, tmp_path: Path) -> 
     refuses("another evaluation|another target store", explanations=other["explanations"])
     refuses("bundles 'imagenet/fused/svm_rbf/seed0'", bundle=other["bundle"])
     refuses("expected one per backbone and source", models=made.arguments["models"][1:])
+    refuses("expected one per backbone and source", models=made.arguments["models"] + made.arguments["pretrained"])
     refuses("expected an artifact of kind 'evaluation'", evaluation=made.arguments["bundle"])
 
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
-from radtransfer.explain.predictor import Predictor, of_bundle, of_candidate
+from radtransfer.fusion.predictor import Predictor, of_bundle, of_candidate
 from radtransfer.explain.superpixels import lime
 from radtransfer.training.network import Network, load_network
 

@@ -239,9 +239,9 @@ def _anatomy(part: str, rng: np.random.Generator, view: np.random.Generator) -> 
         elbow = _Bone((-0.03, 0.55), (-0.02 + view.uniform(-0.1, 0.1), 0.85), wide * 0.8, (0.6, 0.2))
         return [shaft, head, elbow]
     if part == "forearm":
-        gap = 0.085 * scale
-        radius = _Bone((-gap, -0.42), (-gap * 0.9, 0.40), 0.034 * scale * u(0.9, 1.1), (0.25, 0.9), u(-0.05, -0.01))
-        ulna = _Bone((gap * 0.9, -0.48), (gap * 0.7, 0.38), 0.030 * scale * u(0.9, 1.1), (0.9, 0.2), u(0.0, 0.03))
+        gap = 0.095 * scale
+        radius = _Bone((-gap, -0.42), (-gap * 0.9, 0.40), 0.042 * scale * u(0.9, 1.1), (0.25, 0.9), u(-0.05, -0.01))
+        ulna = _Bone((gap * 0.9, -0.48), (gap * 0.7, 0.38), 0.037 * scale * u(0.9, 1.1), (0.9, 0.2), u(0.0, 0.03))
         carpus = [
             _Bone((x, 0.47 + 0.02 * abs(x)), (x + 0.02, 0.49), 0.035 * scale, (0.0, 0.0), density=0.5)
             for x in (-0.1, -0.03, 0.045)

@@ -129,6 +129,7 @@ def open_run(
     models: Sequence[Path],
     pretrained: Sequence[Path],
 ) -> Run:
+    """Read all artifacts of a run; arguments and errors are those of :func:`radtransfer.evaluation.report.report`."""
     evaluated = artifacts.read(evaluation, "evaluation")
     run = Run(
         config=config,
@@ -186,7 +187,7 @@ def _check(run: Run) -> None:
                     f"{artifact.path}: was made from another {name.replace('_', ' ')} than the one given here; hand "
                     "over the artifacts of one run"
                 )
-    names = [(model.content["backbone"], model.content["tl_source"]) for model in run.models]
+    names = [(str(model.content["backbone"]), str(model.content["tl_source"])) for model in run.models]
     expected = {(backbone, source) for backbone in {name[0] for name in names} for source in run.sources}
     if len(set(names)) != len(names) or set(names) != expected:
         raise RadtransferError(f"models: expected one per backbone and source, {sorted(expected)}; got {sorted(names)}")

@@ -17,7 +17,8 @@ from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
-from radtransfer.explain import cases, draw, gradcam, predictor, superpixels
+from radtransfer.explain import cases, draw, gradcam, superpixels
+from radtransfer.fusion import predictor
 from radtransfer.preprocess.decode import Letterbox, decode, letterbox
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track

@@ -163,9 +163,7 @@ def _best(candidates: list[dict[str, Any]]) -> str:
     return str(max(candidates, key=lambda candidate: candidate["validation_auroc"])["id"])
 
 
-def _labelled_rows(
-    fused: Path, index: pd.DataFrame
-) -> tuple[dict[str, NDArray[np.intp]], NDArray[np.int8]]:
+def _labelled_rows(fused: Path, index: pd.DataFrame) -> tuple[dict[str, NDArray[np.intp]], NDArray[np.int8]]:
     """Row numbers of the train and validation splits, and labels [N] (-1 where there is none)."""
     labels = index["label"].fillna(-1).to_numpy(np.int8)
     split = index["split"].to_numpy()

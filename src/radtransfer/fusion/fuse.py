@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def fuse(*, features: list[Path], out: Path) -> None:
     parts = sorted((artifacts.read(path, "features") for path in features), key=lambda part: part.content["backbone"])
     first = parts[0]
     index = pd.read_parquet(first.path / "index.parquet")
-    for previous, part in zip(parts, parts[1:], strict=False):
+    for previous, part in itertools.pairwise(parts):
         if part.content["backbone"] == previous.content["backbone"]:
             raise RadtransferError(
                 f"{part.path}: backbone {part.content['backbone']} comes twice (also {previous.path}); fuse takes one "

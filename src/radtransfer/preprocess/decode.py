@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,6 @@ def decode_bytes(data: bytes, path: Path) -> Decoded:
 def _decode_picture(data: bytes, path: Path) -> Decoded:
     flags: list[str] = []
     image: Image.Image = _opened(data, path)
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     try:
         image.load()
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more on damaged files
@@ -155,7 +155,7 @@ def _decode_picture(data: bytes, path: Path) -> Decoded:
             raise RadtransferError(f"{path}: damaged image ({error}); get this file again or remove it") from None
         image = _repaired(data, path, progressive=bool(image.info.get("progressive")))
         flags.append("truncated")
-    if orientation in range(2, 9):
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         flags.append("exif_rotated")
     if image.mode.startswith("I") or image.mode == "F":
@@ -171,7 +171,8 @@ def _decode_picture(data: bytes, path: Path) -> Decoded:
 
 def _opened(data: bytes, path: Path) -> ImageFile.ImageFile:
     try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
     except Image.DecompressionBombError:
         raise RadtransferError(f"{path}: too large; at most {MAX_PIXELS} pixels are decoded") from None
     except Exception:

@@ -1,0 +1,169 @@
+"""The bundle: all that is needed to predict, in one folder that can be checked; and its versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from radtransfer import artifacts
+from radtransfer.artifacts import Artifact
+from radtransfer.errors import RadtransferError
+from radtransfer.fusion.predictor import FUSED, HEAD
+from radtransfer.preprocess.store import Store
+from radtransfer.registry.card import model_card
+from radtransfer.training.network import check_backbones
+
+INTENDED_USE = "Research on transfer learning. Not a medical device; not for diagnosis or triage of patients."
+CHAMPION = "champion.json"
+
+
+def register(
+    *,
+    name: str,
+    target_store: Path,
+    evaluation: Path,
+    classifiers: list[Path],
+    models: list[Path],
+    registry: Path | None,
+    out: Path,
+) -> None:
+    """Pack the selected candidate of an evaluation into a **bundle**, and enter it into a registry if one is named.
+
+    Args:
+        name: name of the model.
+        target_store: image store of the target.
+        evaluation: which candidate was selected, and what it scored.
+        classifiers: artifacts of all TL sources, in any order.
+        models: fine-tuned models of all TL sources, in any order.
+        registry: folder of the model registry, or None; see :func:`enter`.
+        out: folder to write.
+
+    Raises:
+        RadtransferError: the selected candidate or one of its models is missing, or they do not belong together.
+    """
+    store = Store.open(target_store)
+    evaluated = artifacts.read(evaluation, "evaluation")
+    metrics = artifacts.read_json(evaluation / "metrics.json")
+    row = next(row for row in metrics["results"] if row["id"] == evaluated.content["selected"])
+    chosen = _of_source([artifacts.read(path, "classifiers") for path in classifiers], row["tl_source"])
+    candidate_id = f"{row['features']}/{row['classifier']}"
+    candidate = next((one for one in chosen.content["candidates"] if one["id"] == candidate_id), None)
+    if candidate is None or chosen.content["store_digest"] != store.artifact.digest:
+        raise RadtransferError(f"{chosen.path}: holds no candidate {candidate_id!r} fitted on {target_store}")
+    blocks = [block for block in chosen.content["blocks"] if row["features"] in (FUSED, block["backbone"])]
+    by_digest = {model.digest: model for model in (artifacts.read(path, "model") for path in models)}
+    missing = [block["backbone"] for block in blocks if block["model_digest"] not in by_digest]
+    if missing:
+        raise RadtransferError(f"register: the model of {missing[0]} behind {row['id']} is missing; hand it over")
+
+    inputs = {"target_store": store.artifact, "evaluation": evaluated, "classifiers": chosen}
+    with artifacts.writing(out, "bundle", step="register", settings={"name": name}, inputs=inputs) as (folder, content):
+        for block in blocks:
+            shutil.copytree(by_digest[block["model_digest"]].path, folder / "models" / block["backbone"])
+        if candidate["classifier"] != HEAD:
+            shutil.copyfile(chosen.path / candidate["file"], folder / "classifier.skops")
+        content.update(
+            name=name,
+            row_id=row["id"],
+            tl_source=row["tl_source"],
+            features=row["features"],
+            classifier=row["classifier"],
+            blocks=blocks,
+            store_size=store.size,
+            calibration=candidate["calibration"],
+            threshold=candidate["threshold"],
+            positive_class=store.content["positive_class"],
+            classes=store.content["classes"],
+            part=store.content["part"],
+            layout=store.content["layout"],
+            synthetic=store.content["synthetic"],
+            metrics=row,
+            digests={key: artifact.digest for key, artifact in inputs.items()},
+            intended_use=INTENDED_USE,
+        )
+        card = model_card(content, store.content, evaluated.content, metrics)
+        (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    if registry is not None:
+        enter(out, registry)
+
+
+def enter(bundle: Path, registry: Path) -> Path:
+    """Copy a bundle into a registry under the next version, ``<registry>/<name>/v0001`` and so on.
+
+    The folders themselves are the list of versions: a copy is made beside them and renamed to the first free number,
+    which only one of several writers can do. The first version becomes champion (``champion.json``); later ones do not
+    replace it.
+
+    Returns:
+        the new version's folder.
+
+    Raises:
+        RadtransferError: ``bundle`` is not a sound bundle.
+    """
+    artifact = artifacts.read(bundle, "bundle", verify=True)
+    home = registry / str(artifact.content["name"])
+    home.mkdir(parents=True, exist_ok=True)
+    staging = home / f".partial-{uuid.uuid4().hex}"
+    try:
+        shutil.copytree(bundle, staging)
+        number = 1
+        while True:
+            version = home / f"v{number:04d}"
+            if not version.exists():
+                try:
+                    staging.rename(version)
+                    break
+                except OSError:
+                    if not version.exists():
+                        raise
+            number += 1
+        _crown(home, version, artifact)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return version
+
+
+def verify(bundle: Path) -> Artifact:
+    """Read a bundle from elsewhere: every file is hashed, every name in it is checked before it is used.
+
+    Raises:
+        RadtransferError: not a bundle, tampered with, incomplete, or naming what this version does not know.
+    """
+    artifact = artifacts.read(bundle, "bundle", verify=True)
+    try:
+        backbones = [str(block["backbone"]) for block in artifact.content["blocks"]]
+        numbers = [artifact.content["threshold"], *artifact.content["calibration"].values()]
+        sound = all(isinstance(number, (int, float)) for number in [*numbers, artifact.content["store_size"]])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RadtransferError(f"{bundle}: bundle.json lacks {error}; make the bundle again") from None
+    if not sound or not backbones:
+        raise RadtransferError(f"{bundle}: bundle.json holds values of the wrong kind; make the bundle again")
+    check_backbones(backbones)
+    return artifact
+
+
+def _of_source(found: list[Artifact], tl_source: str) -> Artifact:
+    matching = [artifact for artifact in found if artifact.content["tl_source"] == tl_source]
+    if len(matching) != 1:
+        raise RadtransferError(
+            f"register: expected one classifiers artifact of TL source {tl_source!r}, got {len(matching)}; "
+            "hand over those of the same run"
+        )
+    return matching[0]
+
+
+def _crown(home: Path, version: Path, artifact: Artifact) -> None:
+    """Point ``champion.json`` to this version unless there is a champion; a hard link is made by one writer only."""
+    pointer: dict[str, Any] = {"schema": artifacts.SCHEMA, "version": version.name, "digest": artifact.digest}
+    staging = home / f".{CHAMPION}-{uuid.uuid4().hex}"
+    staging.write_text(json.dumps(pointer, indent=1) + "\n", encoding="utf-8")
+    try:
+        os.link(staging, home / CHAMPION)
+    except FileExistsError:
+        pass
+    finally:
+        staging.unlink()

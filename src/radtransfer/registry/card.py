@@ -1,0 +1,100 @@
+"""The model card (Mitchell et al. 2019, Model Cards for Model Reporting) that goes with a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+METRICS = {
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "kappa": "Cohen's kappa",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ece": "expected calibration error",
+}
+
+
+def model_card(
+    bundle: Mapping[str, Any], data: Mapping[str, Any], evaluation: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> str:
+    """Markdown text of the card.
+
+    Args:
+        bundle: content of the bundle.
+        data: content of the target's image store.
+        evaluation: content of the evaluation.
+        metrics: ``metrics.json``.
+    """
+    test = metrics["test"]
+    row = bundle["metrics"]
+    shortcuts = [one for one in metrics["results"] if one["tl_source"] == "shortcut" and one["level"] == "image"]
+    rivals = [one for one in metrics["results"] if one["id"] in _fused_choices(evaluation)]
+    lines = [
+        f"# {bundle['name']}",
+        "",
+        f"{data['part']}: {bundle['classes']['0']} against {bundle['classes']['1']} (positive).",
+        "",
+        "## Intended use",
+        "",
+        str(bundle["intended_use"]),
+        "",
+    ]
+    if bundle["synthetic"]:
+        lines += ["**Trained and tested on synthetic images: says nothing about patients.**", ""]
+    lines += [
+        "## Model",
+        "",
+        f"- transfer-learning source: {bundle['tl_source']}",
+        f"- features: {bundle['features']} ({', '.join(block['backbone'] for block in bundle['blocks'])})",
+        f"- classifier: {bundle['classifier']}, calibrated (Platt), threshold {bundle['threshold']:.4f} (Youden) on "
+        "validation images",
+        "- chosen among all candidates by validation AUROC, before a test label was read",
+        "",
+        "## Data",
+        "",
+        f"- {data['name']} (layout {data['layout']}), {data['images']} images stored at {data['size']} px, "
+        f"{len(data['rejected'])} of {data['files_found']} files rejected",
+        f"- split by {data['grouping'].replace('_', ' ')} group: "
+        + "; ".join(
+            f"{split} " + ", ".join(f"{count} {name}" for name, count in classes.items())
+            for split, classes in data["counts"].items()
+        ),
+        "",
+        f"## Test result ({test['images']} images, {test['groups']} groups, {test['positives']} positive)",
+        "",
+        "| metric | value | 95 % interval |",
+        "|---|---|---|",
+        *(f"| {label} | {_number(row[key]['value'])} | {_interval(row[key])} |" for key, label in METRICS.items()),
+        "",
+        "AUROC of the others:",
+        "",
+        *(f"- {one['id']}: {_number(one['auroc']['value'])} ({_interval(one['auroc'])})" for one in rivals + shortcuts),
+        "",
+        evaluation["answer"]["text"],
+        "",
+        "## Limits",
+        "",
+        *(f"- {warning}" for warning in evaluation["warnings"]),
+        "- One split and one seed; the intervals cover the sampling of test images, not the variance of training.",
+        "- Not tested on images of other sites, devices or body parts.",
+        "",
+        "## Use",
+        "",
+        "    radtransfer predict --bundle FOLDER IMAGE... --format csv",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _fused_choices(evaluation: Mapping[str, Any]) -> list[str]:
+    return [choice["fused"] for choice in evaluation["choices"].values()]
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _interval(metric: Mapping[str, float | None]) -> str:
+    return f"{_number(metric['low'])} to {_number(metric['high'])}"

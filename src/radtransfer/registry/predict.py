@@ -1,0 +1,81 @@
+"""Scoring image files with a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from radtransfer.errors import RadtransferError
+from radtransfer.fusion.predictor import of_bundle
+from radtransfer.preprocess.decode import decode, letterbox
+from radtransfer.registry.bundle import verify
+from radtransfer.training.runtime import settle
+
+CHUNK = 64  # images held in memory at once
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the bundle says of one image file.
+
+    Attributes:
+        image: the file.
+        score: calibrated probability of abnormal; None where the file could not be read.
+        label: by the bundle's own threshold; None where the file could not be read.
+        reason: why it could not be read; empty otherwise.
+    """
+
+    image: Path
+    score: float | None
+    label: Literal["abnormal", "normal"] | None
+    reason: str = ""
+
+
+def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path | None = None) -> Iterator[Prediction]:
+    """Score image files (PNG, JPEG, DICOM), one prediction per file in the order given.
+
+    Decoding, letterboxing and inference are those of the run that made the bundle. A file that cannot be decoded
+    yields a prediction without score; the others are scored all the same.
+
+    Args:
+        bundle: folder of the bundle; every file of it is hashed first.
+        images: files to score.
+        threads: CPU threads.
+        explain_dir: folder for overlays of the readable images; None: none are made.
+
+    Raises:
+        RadtransferError: a bundle that was tampered with or is not one, or an image file that is not there.
+    """
+    absent = [path for path in images if not path.is_file()]
+    if absent:
+        raise RadtransferError(
+            f"{absent[0]}: no such file ({len(absent)} of {len(images)} are missing); check the paths"
+        )
+    size = int(verify(bundle).content["store_size"])
+    settle(threads, 0)
+    predictor = of_bundle(bundle)
+    readable: list[Path] = []
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK]
+        stored, reasons = [], {}
+        for position, path in enumerate(chunk):
+            try:
+                stored.append(letterbox(decode(path).pixels, size)[0])
+            except RadtransferError as error:
+                reasons[position] = str(error)
+        scores = iter(predictor(np.stack(stored)) if stored else ())
+        for position, path in enumerate(chunk):
+            if position in reasons:
+                yield Prediction(path, None, None, reasons[position])
+                continue
+            readable.append(path)
+            score = float(next(scores))
+            yield Prediction(path, score, "abnormal" if score >= predictor.threshold else "normal")
+    if explain_dir is not None and readable:
+        from radtransfer.explain.run import explain_predictions
+
+        explain_predictions(bundle=bundle, images=readable, out=explain_dir, threads=threads)

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess import decode as module
+from radtransfer.preprocess.decode import Letterbox, decode, letterbox
+
+RAMP = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))  # 40 rows, 60 columns
+
+
+def texture(height: int = 320, width: int = 240) -> np.ndarray:
+    """Film with structure everywhere but in its lowest quarter."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (height // 8, width // 8)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    picture[height * 3 // 4 :] = 30
+    return picture
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_plain_png_is_returned_as_it_is(tmp_path: Path) -> None:
+    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(RAMP)))
+    assert decoded.flags == ()
+    assert decoded.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(decoded.pixels, RAMP)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
+def test_png_modes_give_luminance(tmp_path: Path, mode: str) -> None:
+    grey = Image.fromarray(np.where(RAMP > 120, 255, 0).astype(np.uint8) if mode == "1" else RAMP)
+    decoded = decode(
+        saved(tmp_path / "a.png", grey.convert("RGB").convert(mode) if mode == "P" else grey.convert(mode))
+    )
+    tolerance = 8 if mode == "P" else 1  # the palette is Pillow's web palette
+    expected = np.asarray(grey.convert("P").convert("L")) if mode == "P" else np.asarray(grey)
+    assert np.abs(decoded.pixels.astype(int) - expected).max() <= (60 if mode == "P" else tolerance)
+    assert decoded.pixels.shape == RAMP.shape
+
+
+def test_palette_of_greys_is_looked_up(tmp_path: Path) -> None:
+    image = Image.fromarray(RAMP // 4, mode="P")
+    image.putpalette([level for index in range(256) for level in [255 - (4 * index) % 256] * 3])
+    decoded = decode(saved(tmp_path / "a.png", image))
+    np.testing.assert_array_equal(decoded.pixels, 255 - RAMP)
+
+
+def test_transparency_lies_on_black(tmp_path: Path) -> None:
+    image = np.full((20, 20, 4), 200, dtype=np.uint8)
+    image[..., 3] = 255
+    image[:10, :, 3] = 0
+    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(image)))
+    assert set(np.unique(decoded.pixels[:10])) == {0}
+    assert set(np.unique(decoded.pixels[10:])) == {200}
+
+
+def test_colour_is_flagged_and_becomes_luminance(tmp_path: Path) -> None:
+    image = np.zeros((20, 20, 3), dtype=np.uint8)
+    image[:10, :, 0] = 255
+    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(image)))
+    assert "colour" in decoded.flags
+    assert decoded.pixels[0, 0] == 76  # ITU-R 601: 0.299 * 255
+    grey = decode(saved(tmp_path / "b.png", Image.fromarray(RAMP).convert("RGB")))
+    assert "colour" not in grey.flags
+
+
+def test_twelve_bit_values_in_sixteen_bits_fill_the_range(tmp_path: Path) -> None:
+    deep = (np.linspace(100, 4000, 10_000).reshape(100, 100)).astype(np.uint16)
+    deep[0, 0] = 65535  # one hot pixel
+    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(deep)))
+    assert "16bit" in decoded.flags
+    assert int(decoded.pixels[50, 50]) == pytest.approx(128, abs=3)
+    assert decoded.pixels[99, 99] == 255
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((48, 64), dtype=np.uint8)
+    upright[4:20, 4:12] = 200  # a mark in the upper left corner
+    turn = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}[orientation]
+    stored = np.rot90(upright, turn)
+    if orientation in (2, 4, 5, 7):
+        stored = stored[:, ::-1] if orientation in (2, 4) else stored[::-1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "a.jpg", Image.fromarray(np.ascontiguousarray(stored)), exif=exif, quality=95)
+    decoded = decode(path)
+    assert decoded.pixels.shape == upright.shape
+    assert np.abs(decoded.pixels.astype(int) - upright).mean() < 3
+    assert ("exif_rotated" in decoded.flags) == (orientation != 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_that_lacks_its_end_is_repaired_and_flagged(tmp_path: Path, mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(texture()).convert(mode).save(buffer, "JPEG", quality=90)
+    whole = decode_of(tmp_path, buffer.getvalue())
+    cut = decode_of(tmp_path, buffer.getvalue()[:-14])
+    assert cut.flags == ("truncated",)
+    assert cut.pixels.shape == whole.pixels.shape
+    same = (np.abs(cut.pixels.astype(int) - whole.pixels) <= 2).mean(axis=1)
+    assert same[:280].min() == 1  # nothing above the last rows of blocks is touched
+    assert (cut.pixels == 0).mean() <= module.MAX_LOST + 0.1
+    assert set(np.unique(cut.pixels[-8:, -16:])) == {0}  # the lost part is black, not made up
+
+
+def test_jpeg_that_lacks_much_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(texture()).save(buffer, "JPEG", quality=90)
+    data = buffer.getvalue()
+    with pytest.raises(RadtransferError, match=r"x\.jpg: truncated JPEG, \d+% of the image is lost"):
+        decode_of(tmp_path, data[: len(data) * 2 // 3])
+    buffer = io.BytesIO()
+    Image.fromarray(texture()).save(buffer, "JPEG", quality=90, progressive=True)
+    with pytest.raises(RadtransferError, match="progressive"):
+        decode_of(tmp_path, buffer.getvalue()[:-200])
+
+
+def test_jpeg_that_ends_in_black_is_not_taken_for_whole(tmp_path: Path) -> None:
+    """The lost part is measured, not guessed from what the decoder fills it with."""
+    picture = texture()
+    picture[200:232] = 0
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+    data = buffer.getvalue()
+    whole = decode_of(tmp_path, data)
+    for share in (0.9, 0.95, 0.97):
+        cut = data[: int(len(data) * share)]
+        try:
+            decoded = decode_of(tmp_path, cut)
+        except RadtransferError:
+            continue
+        differs = np.abs(decoded.pixels.astype(int) - whole.pixels) > 8
+        assert differs.mean() <= module.MAX_LOST
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=600), st.integers(0, 3000))
+def test_damaged_files_raise_only_our_error(tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    buffer = io.BytesIO()
+    Image.fromarray(RAMP).save(buffer, "PNG" if at % 2 else "JPEG")
+    data = buffer.getvalue()
+    at = min(at, len(data))
+    for damaged in (junk, data[:at], data[:at] + junk + data[at + len(junk) :]):
+        try:
+            decoded = decode_of(folder, damaged)
+        except RadtransferError as error:
+            assert "x.jpg" in str(error)
+        else:
+            assert decoded.pixels.ndim == 2
+
+
+def test_huge_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    for side in (12_000, 60_000):
+        head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+        data = (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", head)
+            + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+            + chunk(b"IEND", b"")
+        )
+        with pytest.raises(RadtransferError, match="are decoded"):
+            decode_of(tmp_path, data)
+
+
+def test_images_of_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RadtransferError, match="every pixel is 7"):
+        decode(saved(tmp_path / "a.png", Image.fromarray(np.full((9, 9), 7, dtype=np.uint8))))
+    with pytest.raises(RadtransferError, match="empty file"):
+        decode_of(tmp_path, b"")
+    with pytest.raises(RadtransferError, match=r"gone\.png: no such file"):
+        decode(tmp_path / "gone.png")
+
+
+def decode_of(folder: Path, data: bytes) -> module.Decoded:
+    path = folder / "x.jpg"
+    path.write_bytes(data)
+    return decode(path)
+
+
+def dicom(path: Path, pixels: np.ndarray, **tags: object) -> Path:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    dataset.PatientName = "Secret^Name"
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    return path
+
+
+DEEP = np.tile(np.linspace(0, 4095, 200).astype(np.uint16), (150, 1))
+
+
+def test_dicom_monochrome1_is_the_negative_of_monochrome2(tmp_path: Path) -> None:
+    plain = decode(dicom(tmp_path / "a.dcm", DEEP))
+    inverse = decode(dicom(tmp_path / "b.dcm", DEEP, PhotometricInterpretation="MONOCHROME1"))
+    assert plain.pixels[0, 0] == 0 and plain.pixels[0, -1] == 255
+    np.testing.assert_array_equal(inverse.pixels, 255 - plain.pixels)
+    assert "inverted" in inverse.flags and "dicom" in plain.flags
+
+
+def test_dicom_rescale_and_window_are_applied(tmp_path: Path) -> None:
+    hounsfield = DEEP.astype(np.int16)
+    decoded = decode(
+        dicom(
+            tmp_path / "a.dcm",
+            hounsfield,
+            RescaleSlope="1",
+            RescaleIntercept="-1000",
+            WindowCenter=["500", "40"],
+            WindowWidth=["1000", "400"],
+        )
+    )
+    values = hounsfield[0].astype(float) - 1000
+    assert (decoded.pixels[0][values <= 0] == 0).all()
+    assert (decoded.pixels[0][values >= 1000] == 255).all()
+    middle = int(np.argmin(np.abs(values - 500)))
+    assert int(decoded.pixels[0, middle]) == pytest.approx(128, abs=3)
+
+
+def test_dicom_bits_above_those_stored_are_dropped(tmp_path: Path) -> None:
+    clean = decode(dicom(tmp_path / "a.dcm", DEEP, BitsStored=12, HighBit=11))
+    overlaid = decode(dicom(tmp_path / "b.dcm", DEEP | np.uint16(0x8000), BitsStored=12, HighBit=11))
+    np.testing.assert_array_equal(clean.pixels, overlaid.pixels)
+    signed = (DEEP.astype(np.int16) - 2048) & np.int16(0x0FFF)
+    shifted = decode(dicom(tmp_path / "c.dcm", signed, BitsStored=12, HighBit=11))
+    np.testing.assert_allclose(shifted.pixels, clean.pixels, atol=1)
+
+
+def test_dicom_that_cannot_be_used_is_refused_without_its_tags(tmp_path: Path) -> None:
+    frames = np.stack([DEEP, DEEP])
+    damaged = dicom(tmp_path / "cut.dcm", DEEP)
+    damaged.write_bytes(damaged.read_bytes()[:-5000])
+    cases = {
+        dicom(tmp_path / "frames.dcm", frames, NumberOfFrames="2"): "2 frames",
+        dicom(tmp_path / "large.dcm", DEEP, Rows=65535, Columns=65535): "are decoded",
+        dicom(tmp_path / "odd.dcm", DEEP, PhotometricInterpretation="PALETTE COLOR"): "photometric",
+        damaged: "cannot be decoded",
+    }
+    for path, words in cases.items():
+        with pytest.raises(RadtransferError, match=words) as caught:
+            decode(path)
+        assert path.name in str(caught.value)
+        assert "Secret" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(16, 96))
+def test_letterbox_keeps_aspect_and_centres(width: int, height: int, size: int) -> None:
+    square, box = letterbox(np.full((height, width), 200, dtype=np.uint8), size)
+    assert square.shape == (size, size)
+    wide, high = box.content
+    assert max(wide, high) == size
+    assert abs(wide / size - width / max(width, height)) <= 0.5 / size + 1 / size
+    assert (square[box.top : box.top + high, box.left : box.left + wide] == 200).all()
+    assert (square == 200).sum() == wide * high
+    assert abs((size - wide) - 2 * box.left) <= 1 and abs((size - high) - 2 * box.top) <= 1
+    assert box.restore(square).shape == (height, width)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(60, 300), st.integers(60, 300), st.floats(0.1, 0.5), st.floats(0.1, 0.5))
+def test_boxes_go_where_the_pixels_go(width: int, height: int, left: float, top: float) -> None:
+    x0, y0 = int(left * width), int(top * height)
+    x1, y1 = x0 + width // 3, y0 + height // 3
+    picture = np.zeros((height, width), dtype=np.uint8)
+    picture[y0:y1, x0:x1] = 255
+    square, box = letterbox(picture, 128)
+    rows, columns = np.nonzero(square > 127)
+    stored = box.box(x0, y0, x1, y1)
+    found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert np.abs(np.subtract(stored, found)).max() <= 1.01
+    rows, columns = np.nonzero(box.restore(square) > 127)
+    back = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert np.abs(np.subtract(back, (x0, y0, x1, y1))).max() <= max(2.01, 2.5 / box.scale)
+
+
+def test_restore_refuses_a_map_of_another_shape() -> None:
+    with pytest.raises(ValueError, match="expected a map"):
+        Letterbox(1, 0, 0, 8, 8, 8).restore(np.zeros((4, 4)))

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from radtransfer.datasets import phantoms
+from radtransfer.datasets.pseudonym import VARIABLE
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.decode import decode, letterbox
+from radtransfer.preprocess.run import preprocess
+from radtransfer.preprocess.store import Store
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    phantoms.make_phantoms(root / "ph", 45, ("forearm", "humerus", "knee"), size=96, seed=3)
+    return root
+
+
+def run(root: Path, out: Path, **settings: Any) -> tuple[Store, Store]:
+    given = {
+        "data_root": root,
+        "target_layout": "phantoms",
+        "target_path": "ph",
+        "target_part": "humerus",
+        "source_layout": "phantoms",
+        "source_path": "ph",
+        "source_parts": [],
+        "image_size": 48,
+        "test_fraction": 0.2,
+        "validation_fraction": 0.2,
+        "max_images": 0,
+        "seed": 0,
+    }
+    preprocess(**(given | settings), target_out=out / "target", source_out=out / "source")
+    return Store.open(out / "target"), Store.open(out / "source")
+
+
+def draw(path: Path, case: int, fractured: bool = False, view: int = 0, part: str = "hand") -> Path:
+    pixels, _ = phantoms.draw(part, fractured, 0.3, 128, anatomy_seed=(9, case), view_seed=(9, case, view))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_both_stores_hold_what_their_description_says(root: Path, tmp_path: Path) -> None:
+    target, source = run(root, tmp_path)
+    for store, role, splits in (
+        (target, "target", ["train", "validation", "test"]),
+        (source, "source", ["train", "validation"]),
+    ):
+        content, table = store.content, store.manifest
+        assert content["role"] == role and list(content["counts"]) == splits
+        assert content["synthetic"] is True and content["grouping"] == "patient"
+        assert content["classes"] == {"0": "normal", "1": "fractured"} and content["positive_class"] == "fractured"
+        assert content["images"] == len(table) == len(store.images) == store.content["files_found"]
+        counted = Counter(zip(table["split"], table["label_name"], strict=True))
+        assert content["counts"] == {s: {c: counted[s, c] for c in ("normal", "fractured")} for s in splits}
+        assert content["groups"] == table.groupby("split")["group_id"].nunique().to_dict()
+        assert table["image_id"].is_unique and table["image_id"].is_monotonic_increasing
+        assert table["patient_id"].notna().all()
+        for k in (0, 7):
+            pixels = decode(root / table["source_file"][k]).pixels
+            assert pixels.shape == (table["height"][k], table["width"][k])
+            np.testing.assert_array_equal(store.images[k], letterbox(pixels, 48)[0])
+    assert set(target.manifest["body_part"]) == {"humerus"} and len(target.manifest) == 45
+    assert set(source.manifest["body_part"]) == {"forearm", "knee"} and len(source.manifest) == 90
+    assert not set(target.manifest["group_id"]) & set(source.manifest["group_id"])
+    for boxes, label in zip(target.manifest["boxes"], target.manifest["label"], strict=True):
+        assert len(boxes) == label
+        for x0, y0, x1, y1 in boxes:
+            assert 0 <= x0 < x1 <= 48 and 0 <= y0 < y1 <= 48
+
+
+def test_same_seed_same_bytes_other_seed_other_splits(root: Path, tmp_path: Path) -> None:
+    first, again, other = (run(root, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    for k in (0, 1):
+        assert first[k].artifact.digest == again[k].artifact.digest
+        for name in ("images.npy", "manifest.parquet", "rejected.csv"):
+            assert (first[k].artifact.path / name).read_bytes() == (again[k].artifact.path / name).read_bytes()
+        assert first[k].manifest["split"].tolist() != other[k].manifest["split"].tolist()
+
+
+def test_the_cap_leaves_out_whole_groups_and_lists_them(root: Path, tmp_path: Path) -> None:
+    full, _ = run(root, tmp_path / "full")
+    target, source = run(root, tmp_path / "capped", max_images=30)
+    for store in (target, source):
+        assert 25 <= len(store.manifest) <= 30
+        assert store.content["files_found"] == len(store.manifest) + len(store.content["rejected"])
+        assert {entry["reason"] for entry in store.content["rejected"]} == {"left out by max_images"}
+        assert 0.3 < store.manifest["label"].mean() < 0.6
+    sizes = full.manifest["group_id"].value_counts()
+    for group, size in target.manifest["group_id"].value_counts().items():
+        assert size == sizes[group]
+
+
+def folders(root: Path, cases: int = 40) -> Path:
+    """Class folders of two parts; cases alternate between the classes."""
+    for k in range(cases):
+        draw(root / "cf" / "hand" / ("normal", "abnormal")[k % 2] / f"{1000 + 50 * k}.png", k, bool(k % 2))
+        draw(root / "cf" / "knee" / ("normal", "abnormal")[k % 2] / f"{1000 + 50 * k}.png", k, bool(k % 2), part="knee")
+    return root / "cf"
+
+
+CF = {
+    "target_layout": "class_folders",
+    "target_path": "cf",
+    "target_part": "hand",
+    "source_layout": "class_folders",
+    "source_path": "cf",
+}
+
+
+def test_duplicates_stay_together_and_out_of_the_source(tmp_path: Path) -> None:
+    place = folders(tmp_path)
+    original = place / "hand" / "normal" / "1000.png"
+    shutil.copy(original, place / "hand" / "normal" / "9000.png")  # the same file
+    pixels = np.array(Image.open(original))
+    Image.fromarray(pixels).convert("RGB").save(place / "hand" / "normal" / "9500.png")  # the same pixels
+    marked = pixels.copy()
+    marked[8:16, 8:24] = 255
+    Image.fromarray(marked).save(place / "knee" / "normal" / "9900.png")  # marked, under another part
+    seen: set[str] = set()
+    for seed in range(4):
+        target, source = run(tmp_path, tmp_path / f"out{seed}", **CF, seed=seed)
+        table = target.manifest.set_index("image_id")
+        three = [f"cf/hand/normal/{number}.png" for number in (1000, 9000, 9500)]
+        assert table.loc[three, "group_id"].nunique() == 1 and table.loc[three, "split"].nunique() == 1
+        seen.add(table.loc[three[0], "split"])
+        assert source.content["rejected"] == [
+            {
+                "file": "cf/knee/normal/9900.png",
+                "reason": "duplicate or near duplicate of the target image cf/hand/normal/1000.png",
+            }
+        ]
+        assert source.content["files_found"] == 41 and len(source.manifest) == 40
+        assert source.content["grouping"] == "near_duplicate"
+
+
+def test_what_cannot_be_decoded_is_listed_and_counted(tmp_path: Path) -> None:
+    place = folders(tmp_path, 24)
+    (place / "hand" / "abnormal" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(place / "hand" / "normal" / "black.png")
+    (place / "stray.jpg").write_bytes(b"x")
+    (place / "notes.txt").write_text("not an image")
+    target, source = run(tmp_path, tmp_path / "out", **CF)
+    reasons = {entry["file"]: entry["reason"] for entry in target.content["rejected"]}
+    assert set(reasons) == {"cf/hand/abnormal/bad.png", "cf/hand/normal/black.png", "cf/stray.jpg"}
+    assert "header is damaged" in reasons["cf/hand/abnormal/bad.png"]
+    assert "every pixel is 0" in reasons["cf/hand/normal/black.png"]
+    assert str(tmp_path) not in str(reasons)
+    assert target.content["files_found"] == 27 and len(target.manifest) == 24
+    assert source.content["rejected"] == [] and source.content["files_found"] == 24
+    table = pd.read_csv(tmp_path / "out" / "target" / "rejected.csv")
+    assert dict(zip(table["file"], table["reason"], strict=True)) == reasons
+
+
+def mura(root: Path) -> None:
+    """MURA's layout: 30 humerus and 30 wrist patients to train on, 8 of each to test on."""
+    for part in ("humerus", "wrist"):
+        for patient in range(38):
+            label = ("negative", "positive")[patient % 2]
+            where = "valid" if patient >= 30 else "train"
+            number = patient + (100 if part == "wrist" else 0)
+            for image in range(1 + patient % 2):
+                study = root / "MURA-v1.1" / where / f"XR_{part.upper()}" / f"patient{number:05d}" / f"study1_{label}"
+                draw(study / f"image{image + 1}.png", number, bool(patient % 2), image, "humerus")
+
+
+MURA = {
+    "target_layout": "mura",
+    "target_path": "MURA-v1.1",
+    "target_part": "humerus",
+    "source_layout": "mura",
+    "source_path": "MURA-v1.1",
+}
+
+
+def test_mura_official_test_set_is_kept_and_its_patients_stay_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "a key for this test only")
+    mura(tmp_path)
+    base = tmp_path / "MURA-v1.1"
+    # A test patient's wrist in the source, and a test image that also lies in the training folder.
+    draw(base / "train/XR_WRIST/patient00031/study1_positive/image1.png", 500, True, part="knee")
+    twin = base / "train/XR_HUMERUS/patient00002/study1_negative/image7.png"
+    shutil.copy(base / "valid/XR_HUMERUS/patient00030/study1_negative/image1.png", twin)
+    target, source = run(tmp_path, tmp_path / "out", **MURA)
+    table = target.manifest
+    official = table["image_id"].str.contains("/valid/")
+    assert (table.loc[official, "split"] == "test").all() and official.sum() == 12
+    assert set(table.loc[~official, "split"]) == {"train", "validation"}
+    share = (table.loc[~official, "split"] == "validation").mean()
+    assert 0.12 < share < 0.28
+    rejected = {entry["file"]: entry["reason"] for entry in target.content["rejected"]}
+    assert rejected["MURA-v1.1/train/XR_HUMERUS/patient00002/study1_negative/image7.png"] == (
+        "same leakage group as an image of the official test set"
+    )
+    assert target.content["grouping"] == "patient"
+    gone = {entry["file"]: entry["reason"] for entry in source.content["rejected"]}
+    assert list(gone) == ["MURA-v1.1/train/XR_WRIST/patient00031/study1_positive/image1.png"]
+    assert "same patient as the target image MURA-v1.1/valid/XR_HUMERUS/patient00031/" in next(iter(gone.values()))
+    assert source.manifest["image_id"].str.contains("/valid/").sum() == 12
+    shown = table.drop(columns=["image_id", "source_file"]).to_csv()
+    assert "patient00" not in shown and table["study_id"].nunique() == 37  # patient 2 went with its twin
+    again, _ = run(tmp_path, tmp_path / "again", **MURA)
+    assert again.artifact.digest == target.artifact.digest
+
+
+def test_patients_are_not_joined_by_likeness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where patients are known they decide; views of one patient go together however little alike they are."""
+    monkeypatch.setenv(VARIABLE, "a key for this test only")
+    mura(tmp_path)
+    target, _ = run(tmp_path, tmp_path / "out", **MURA)
+    assert target.manifest["group_id"].nunique() == 38
+    assert (target.manifest.groupby("patient_id")["group_id"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target_layout": "phantom"}, "unknown layout 'phantom'; did you mean phantoms"),
+        ({"target_path": "phs"}, r"no folder 'phs', where the phantoms data set is expected; did you mean 'ph'\?"),
+        ({"data_root": Path("nowhere")}, "data root nowhere: no such folder"),
+        ({"target_path": ".."}, "outside the data root"),
+        ({"target_part": "humerous"}, "target part 'humerous' is not in ph .*did you mean humerus"),
+        ({"target_part": "elephant"}, "known: forearm, humerus, knee"),
+        ({"source_parts": ["knees"]}, "source part 'knees' .*did you mean knee"),
+        ({"source_parts": ["humerus"]}, "it is the target's own"),
+        ({"max_images": 2}, "class '.*' has .* images"),
+    ],
+)
+def test_bad_settings_are_named_and_leave_nothing(
+    root: Path, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RadtransferError, match=words):
+        run(root, tmp_path / "out", **settings)
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "out"])
+
+
+def test_a_class_without_images_is_an_error(tmp_path: Path) -> None:
+    place = folders(tmp_path, 12)
+    shutil.rmtree(place / "hand" / "abnormal")
+    (place / "hand" / "abnormal").mkdir()
+    with pytest.raises(RadtransferError, match="target cf, hand: class 'abnormal' has no images"):
+        run(tmp_path, tmp_path / "out", **CF)
+    assert not (tmp_path / "out" / "target").exists() and not (tmp_path / "out" / "source").exists()
+
+
+def test_two_data_sets_may_differ_in_layout_and_class_names(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "ph", tmp_path / "ph")
+    folders(tmp_path, 24)
+    target, source = run(tmp_path, tmp_path / "out", **(CF | {"source_layout": "phantoms", "source_path": "ph"}))
+    assert target.content["positive_class"] == "abnormal" and source.content["positive_class"] == "fractured"
+    assert len(source.manifest) == 135 and source.content["part"] == "forearm+humerus+knee"
+    _, some = run(
+        tmp_path, tmp_path / "some", **(CF | {"source_layout": "phantoms", "source_path": "ph"}), source_parts=["knee"]
+    )
+    assert set(some.manifest["body_part"]) == {"knee"}
+    assert "90 images of other body parts were not asked for" in some.content["notes"]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.split import assign, check_classes, keep_at_most
+
+FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
+
+@st.composite
+def images(draw: st.DrawFn) -> tuple[list[str], list[int]]:
+    """Groups of 1 to 4 images; at least 30 groups, so that fractions can be met."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=30, max_size=120))
+    rate = draw(st.floats(0.05, 0.95))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    groups = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    return groups, [int(rng.random() < rate) for _ in groups]
+
+
+@settings(max_examples=60, deadline=None)
+@given(images(), st.integers(0, 1000))
+def test_each_part_gets_its_share_of_each_class(data: tuple[list[str], list[int]], seed: int) -> None:
+    groups, labels = data
+    dealt = assign(groups, labels, FRACTIONS, seed)
+    assert set(dealt) == set(groups)
+    for label in (0, 1):
+        total = labels.count(label)
+        got = Counter(dealt[group] for group, own in zip(groups, labels, strict=True) if own == label)
+        for part, fraction in FRACTIONS.items():
+            assert abs(got[part] - fraction * total) <= 4  # the largest group
+
+
+@settings(max_examples=40, deadline=None)
+@given(images(), st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(data: tuple[list[str], list[int]], seed: int, random: object) -> None:
+    groups, labels = data
+    order = list(range(len(groups)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = assign([groups[i] for i in order], [labels[i] for i in order], FRACTIONS, seed)
+    assert shuffled == assign(groups, labels, FRACTIONS, seed)
+
+
+def test_the_seed_decides_and_group_size_does_not() -> None:
+    groups = [f"p{i}" for i in range(200) for _ in range(1 + i % 2)]
+    labels = [i % 3 == 0 for i in range(len(groups))]
+    deals = [assign(groups, [int(x) for x in labels], FRACTIONS, seed) for seed in range(20)]
+    assert len({tuple(sorted(deal.items())) for deal in deals}) == 20
+    # Pairs and singles land in the test part alike: 100 of each, 20 seeds, a fifth of 2000 with deviation 18.
+    pairs = sum(deal[f"p{i}"] == "test" for deal in deals for i in range(1, 200, 2))
+    singles = sum(deal[f"p{i}"] == "test" for deal in deals for i in range(0, 200, 2))
+    assert abs(pairs - 400) < 80 and abs(singles - 400) < 80
+
+
+def test_a_large_group_goes_where_there_is_room() -> None:
+    groups = ["big"] * 60 + [f"s{i}" for i in range(40)]
+    for seed in range(10):
+        dealt = assign(groups, [0] * 100, FRACTIONS, seed)
+        assert dealt["big"] == "train"
+        assert Counter(dealt[group] for group in groups) == {"train": 60, "validation": 20, "test": 20}
+
+
+@settings(max_examples=60, deadline=None)
+@given(images(), st.integers(20, 300), st.integers(0, 100))
+def test_the_cap_keeps_whole_groups_and_nearly_fills_up(data: tuple[list[str], list[int]], cap: int, seed: int) -> None:
+    groups, labels = data
+    kept = keep_at_most(groups, labels, cap, seed)
+    count = sum(group in kept for group in groups)
+    assert count <= cap
+    assert count >= min(cap, len(groups)) - 8
+    assert kept == keep_at_most(groups, labels, cap, seed)
+
+
+def test_fractions_must_sum_to_one() -> None:
+    with pytest.raises(ValueError, match="sum to 1"):
+        assign(["a"], [0], {"train": 0.5}, 0)
+
+
+def test_a_missing_class_is_named() -> None:
+    with pytest.raises(RadtransferError, match="target X: class 'fractured' has no images"):
+        check_classes([0, 0], ["train", "test"], ["train", "test"], ("normal", "fractured"), "target X")
+    with pytest.raises(RadtransferError, match=r"class 'fractured' has 1 images, .* test split"):
+        check_classes([0, 0, 1], ["train", "test", "train"], ["train", "test"], ("normal", "fractured"), "target X")
+    check_classes([0, 1, 0, 1], ["train", "train", "test", "test"], ["train", "test"], ("a", "b"), "x")

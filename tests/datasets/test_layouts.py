@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from radtransfer import datasets
 from radtransfer.datasets.fracatlas import yolo_boxes
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
 from radtransfer import datasets
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.phantoms import draw, make_phantoms
 from radtransfer.errors import RadtransferError
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 
 def pair(part: str, case: int, difficulty: float = 0.3, size: int = 160) -> tuple[np.ndarray, np.ndarray, list]:

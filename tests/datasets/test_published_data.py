@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from radtransfer import datasets
-from radtransfer.preprocess.run import preprocess
-from radtransfer.preprocess.store import Store
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
+
+from radtransfer import datasets
+from radtransfer.preprocess.run import preprocess
+from radtransfer.preprocess.store import Store
 
 pytestmark = pytest.mark.data
 
@@ -155,7 +156,8 @@ def test_cases_do_not_leak_in_ct(chest: tuple[Store, Store]) -> None:
 
     def auroc(folds: StratifiedKFold | StratifiedGroupKFold) -> float:
         scores = np.zeros(len(labels))
-        for fit, rest in folds.split(small, labels, groups):
+        by = groups if isinstance(folds, StratifiedGroupKFold) else None
+        for fit, rest in folds.split(small, labels, by):
             model = KNeighborsClassifier(5, weights="distance").fit(small[fit], labels[fit])
             scores[rest] = model.predict_proba(small[rest])[:, 1]
         return float(roc_auc_score(labels, scores))

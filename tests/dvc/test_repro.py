@@ -29,7 +29,7 @@ TINY = {
     "backbones": "[tf_efficientnet_lite0]",
     "pretrain_epochs": 1,
     "finetune_epochs": 1,
-    "cv_folds": 2,
+    "cv_folds": 3,
     "bootstrap": 100,
     "explain_images": 1,
     "lime_samples": 10,
@@ -61,7 +61,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, folder / name)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["overrides"] = " ".join(f"--set '{key}={value}'" for key, value in TINY.items())
-    params["phantoms"]["images-per-part"] = 30
+    params["phantoms"]["images-per-part"] = 100
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     call(folder, "git", "init", "--quiet")
     call(folder, "git", "add", "--all")

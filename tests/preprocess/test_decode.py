@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import decode as module
 from radtransfer.preprocess.decode import Letterbox, decode, letterbox

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from radtransfer.datasets import phantoms
 from radtransfer.preprocess import grouping
 

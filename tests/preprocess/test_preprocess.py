@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.errors import RadtransferError

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.split import assign, check_classes, keep_at_most
 

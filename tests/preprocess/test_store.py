@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store

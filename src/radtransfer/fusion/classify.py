@@ -115,7 +115,7 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
                 matrix = features if on == "fused" else blocks[on]
                 search = GridSearchCV(
                     _pipeline(name, min(COMPONENTS, smallest_fit - 1, matrix.shape[1]), seed),
-                    {f"classifier__{key}": values for key, values in SEARCH[name].items()},
+                    _grid(name, smallest_fit),
                     scoring="roc_auc",
                     cv=folds,
                     error_score="raise",
@@ -195,6 +195,14 @@ def _folds(
     raise RadtransferError(
         f"{fused}: the training images cannot be cross-validated by group: too few groups hold a class; use more images"
     )
+
+
+def _grid(name: str, smallest_fit: int) -> dict[str, list[Any]]:
+    """What of :data:`SEARCH` can be tried where the smallest fit has so many images (k-NN needs k of them)."""
+    grid = {f"classifier__{key}": values for key, values in SEARCH[name].items()}
+    if name == "knn":
+        grid["classifier__n_neighbors"] = [k for k in SEARCH[name]["n_neighbors"] if k <= smallest_fit] or [1]
+    return grid
 
 
 def _pipeline(name: str, components: int, seed: int) -> Pipeline:

@@ -304,7 +304,7 @@ def _content(side: _Side, rows: list[dict[str, Any]], size: int, pairs: int) -> 
         largest = max(groups.values())
         notes.append(f"{pairs} pairs of near duplicates joined; the largest leakage group has {largest} images")
         if mixed:
-            notes.append(f"{mixed} of these groups hold both classes: duplicates that the data set labels differently")
+            notes.append(f"{mixed} leakage groups hold images of both classes")
     counts = Counter((row["split"], row["label_name"]) for row in rows)
     parts = Counter((row["body_part"], row["label_name"]) for row in rows)
     return {

@@ -31,7 +31,7 @@ def infer(
     with torch.inference_mode():
         for start in track(starts, what, len(starts)):
             rows = slice(start, min(start + batch_size, len(images)))
-            batch = network.features(torch.from_numpy(np.ascontiguousarray(images[rows])).to(device()))
+            batch = network.features(torch.from_numpy(np.array(images[rows])).to(device()))
             features[rows] = batch.cpu().numpy()
             logits[rows] = network.head(batch).cpu().numpy()
     return features, logits

@@ -84,7 +84,7 @@ def train(network: Network, store: Store, recipe: Recipe, what: str) -> Outcome:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             batch = np.sort(order[step * size : (step + 1) * size])
-            images = torch.from_numpy(np.ascontiguousarray(store.images[batch])).to(device())
+            images = torch.from_numpy(store.images[batch]).to(device())
             target = torch.from_numpy(labels[batch]).to(device())
             loss = _loss(network(augment(images, generator)), target, class_weight)
             optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,117 @@
+"""A whole run in miniature, made by the library's own steps: tiny networks on small synthetic radiographs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from radtransfer.config import TL_SOURCES
+
+TINY = ("test_resnet", "test_efficientnet")
+SEED = 0
+
+
+@dataclass
+class Chain:
+    """Folders of the artifacts that the steps made, in the order of the run."""
+
+    data_root: Path
+    target_store: Path
+    source_store: Path
+    pretrained: list[Path] = field(default_factory=list)
+    models: list[Path] = field(default_factory=list)
+    features: dict[str, list[Path]] = field(default_factory=dict)
+    fused: dict[str, Path] = field(default_factory=dict)
+    classifiers: list[Path] = field(default_factory=list)
+    evaluation: Path = Path()
+    bundle: Path = Path()
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """All steps from preprocess to register, as a user of the library would call them."""
+    from radtransfer.datasets.phantoms import make_phantoms
+    from radtransfer.evaluation.evaluate import evaluate
+    from radtransfer.fusion.classify import classify
+    from radtransfer.fusion.extract import extract
+    from radtransfer.fusion.fuse import fuse
+    from radtransfer.preprocess.run import preprocess
+    from radtransfer.registry.bundle import register
+    from radtransfer.training.steps import finetune, pretrain
+
+    root = tmp_path_factory.mktemp("chain")
+    run = Chain(root / "data", root / "target", root / "source")
+    make_phantoms(
+        run.data_root / "phantoms", images_per_part=60, parts=["hand", "knee"], difficulty=0.2, size=80, seed=1
+    )
+    where = {"layout": "phantoms", "path": "phantoms"}
+    preprocess(
+        data_root=run.data_root,
+        **{f"target_{key}": value for key, value in where.items()},
+        **{f"source_{key}": value for key, value in where.items()},
+        target_part="hand",
+        source_parts=[],
+        image_size=64,
+        test_fraction=0.3,
+        validation_fraction=0.3,
+        max_images=0,
+        seed=SEED,
+        target_out=run.target_store,
+        source_out=run.source_store,
+    )
+    recipe: dict[str, Any] = {
+        "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.01, "input_size": 64,
+        "weights_mirror": str(_mirror(root / "mirror")), "seed": SEED, "threads": 1,
+    }  # fmt: skip
+    for backbone in TINY:
+        run.pretrained.append(root / f"pretrained-{backbone}")
+        pretrain(source_store=run.source_store, backbone=backbone, init="scratch", out=run.pretrained[-1], **recipe)
+    for tl_source in TL_SOURCES:
+        for backbone, pretrained in zip(TINY, run.pretrained, strict=True):
+            run.models.append(root / f"{tl_source}-{backbone}")
+            finetune(
+                target_store=run.target_store,
+                backbone=backbone,
+                tl_source=tl_source,
+                pretrained=pretrained if tl_source == "in_domain" else None,
+                out=run.models[-1],
+                **recipe,
+            )
+            run.features.setdefault(tl_source, []).append(root / f"features-{tl_source}-{backbone}")
+            extract(store=run.target_store, model=run.models[-1], threads=1, out=run.features[tl_source][-1])
+        run.fused[tl_source] = root / f"fused-{tl_source}"
+        fuse(features=run.features[tl_source], out=run.fused[tl_source])
+        run.classifiers.append(root / f"classifiers-{tl_source}")
+        classify(fused=run.fused[tl_source], cv_folds=2, seed=SEED, out=run.classifiers[-1])
+    run.evaluation, run.bundle = root / "evaluation", root / "bundle"
+    evaluate(target_store=run.target_store, classifiers=run.classifiers, bootstrap=100, seed=SEED, out=run.evaluation)
+    register(
+        name="tiny",
+        target_store=run.target_store,
+        evaluation=run.evaluation,
+        classifiers=run.classifiers,
+        models=run.models,
+        registry=None,
+        out=run.bundle,
+    )
+    return run
+
+
+def _mirror(folder: Path) -> Path:
+    """Random weights that stand in for ImageNet's: these tests are about the steps, not about the weights."""
+    folder.mkdir()
+    lines = []
+    for name in TINY:
+        torch.manual_seed(7)
+        save_file(timm.create_model(name, pretrained=False).state_dict(), folder / f"{name}.safetensors")
+        digest = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
+        lines.append(f"{digest}  {name}.safetensors\n")
+    (folder / "SHA256SUMS").write_text("".join(lines))
+    return folder

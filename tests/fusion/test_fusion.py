@@ -1,0 +1,88 @@
+"""Extract, fuse and classify: traceable columns, no test labels, choices made on validation."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.fusion.classify import SEARCH, classify
+from radtransfer.fusion.extract import extract
+from radtransfer.fusion.fuse import fuse
+from radtransfer.preprocess.store import Store
+from tests.conftest import TINY, Chain
+
+
+def test_features_carry_no_test_labels(chain: Chain) -> None:
+    manifest = Store.open(chain.target_store).manifest
+    for path in (*chain.features["imagenet"], chain.fused["imagenet"]):
+        index = pd.read_parquet(path / "index.parquet")
+        assert index["image_id"].tolist() == manifest["image_id"].tolist()
+        test = index["split"] == "test"
+        assert test.any() and index.loc[test, "label"].isna().all()
+        assert (index.loc[~test, "label"] == manifest.loc[~test.to_numpy(), "label"].to_numpy()).all()
+
+
+def test_every_fused_column_traces_back_to_its_model(chain: Chain, tmp_path: Path) -> None:
+    fused = artifacts.read(chain.fused["scratch"], "fused")
+    matrix = np.load(fused.path / "fused.npy")
+    assert [block["backbone"] for block in fused.content["blocks"]] == sorted(TINY)
+    for path in chain.features["scratch"]:
+        about = artifacts.read(path, "features").content
+        block = next(one for one in fused.content["blocks"] if one["backbone"] == about["backbone"])
+        assert np.array_equal(matrix[:, block["start"] : block["stop"]], np.load(path / "features.npy"))
+        assert block["model_digest"] == about["model_digest"]
+    assert matrix.shape[1] == fused.content["blocks"][-1]["stop"]
+    fuse(features=chain.features["scratch"][::-1], out=tmp_path / "reversed")
+    assert artifacts.read(tmp_path / "reversed", "fused").digest == fused.digest
+
+
+def test_what_does_not_belong_together_is_not_fused(chain: Chain, tmp_path: Path) -> None:
+    mixed = [chain.features["scratch"][0], chain.features["imagenet"][1]]
+    with pytest.raises(RadtransferError, match="tl_source is"):
+        fuse(features=mixed, out=tmp_path / "out")
+    with pytest.raises(RadtransferError, match="comes twice"):
+        fuse(features=[chain.features["scratch"][0]] * 2, out=tmp_path / "out")
+    with pytest.raises(RadtransferError, match="no features given"):
+        fuse(features=[], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_another_store_is_not_extracted_from(chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(RadtransferError, match="was not fine-tuned on"):
+        extract(store=chain.source_store, model=chain.models[0], threads=1, out=tmp_path / "out")
+    with pytest.raises(RadtransferError, match="expected a fine-tuned model"):
+        extract(store=chain.target_store, model=chain.pretrained[0], threads=1, out=tmp_path / "out")
+
+
+def test_classifiers_are_complete_chosen_on_validation_and_repeatable(chain: Chain, tmp_path: Path) -> None:
+    path = chain.classifiers[1]
+    content = artifacts.read(path, "classifiers").content
+    ids = [candidate["id"] for candidate in content["candidates"]]
+    assert {f"fused/{name}" for name in SEARCH} <= set(ids)
+    assert {f"{backbone}/head" for backbone in TINY} <= set(ids)
+    by_id = {candidate["id"]: candidate for candidate in content["candidates"]}
+    best = max(candidate["validation_auroc"] for candidate in content["candidates"])
+    assert by_id[content["choice"]["overall"]]["validation_auroc"] == best
+    scores = pd.read_parquet(path / "scores.parquet")
+    assert set(ids) <= set(scores.columns) and scores[ids].to_numpy().min() >= 0 and scores[ids].to_numpy().max() <= 1
+    classify(fused=chain.fused["imagenet"], cv_folds=2, seed=0, out=tmp_path / "again")
+    assert artifacts.read(tmp_path / "again", "classifiers").digest == artifacts.read(path, "classifiers").digest
+
+
+def test_labels_of_test_images_are_refused_where_none_may_be(chain: Chain, tmp_path: Path) -> None:
+    source = artifacts.read(chain.fused["imagenet"], "fused")
+    with artifacts.writing(tmp_path / "leaky", "fused", step="fuse", settings={}) as (folder, content):
+        for name in ("fused.npy", "logits.npy"):
+            shutil.copyfile(source.path / name, folder / name)
+        index = pd.read_parquet(source.path / "index.parquet")
+        index["label"] = Store.open(chain.target_store).manifest["label"].astype("Int8")
+        index.to_parquet(folder / "index.parquet")
+        content.update(source.content)
+    with pytest.raises(RadtransferError, match="test images carry labels"):
+        classify(fused=tmp_path / "leaky", cv_folds=2, seed=0, out=tmp_path / "out")

@@ -1,0 +1,94 @@
+"""Bundles: they say what the run said, and nothing that was changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.store import Store
+from radtransfer.registry.bundle import enter
+from radtransfer.registry.predict import predict
+from tests.conftest import Chain
+
+
+def test_predictions_are_the_scores_of_the_report(chain: Chain) -> None:
+    store = Store.open(chain.target_store)
+    content = artifacts.read(chain.bundle, "bundle").content
+    reported = pd.read_parquet(chain.evaluation / "test_scores.parquet").set_index("image_id")[content["row_id"]]
+    names = store.manifest["image_id"].iloc[store.rows("test")].tolist()[::-1]
+    found = list(predict(bundle=chain.bundle, images=[chain.data_root / name for name in names], threads=1))
+    assert [prediction.image for prediction in found] == [chain.data_root / name for name in names]
+    for name, prediction in zip(names, found, strict=True):
+        assert prediction.score == pytest.approx(reported[name], abs=1e-4)
+        assert prediction.label == ("abnormal" if reported[name] >= content["threshold"] else "normal")
+
+
+def test_an_unreadable_image_is_named_and_the_others_are_scored(chain: Chain, tmp_path: Path) -> None:
+    good = chain.data_root / Store.open(chain.target_store).manifest["image_id"].iloc[0]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not an image")
+    found = list(predict(bundle=chain.bundle, images=[bad, good], threads=1))
+    assert (found[0].score, found[0].label) == (None, None) and "bad.png" in found[0].reason
+    assert found[1].score is not None and found[1].reason == ""
+    with pytest.raises(RadtransferError, match=r"absent\.png: no such file"):
+        next(predict(bundle=chain.bundle, images=[good, tmp_path / "absent.png"], threads=1))
+
+
+@pytest.mark.parametrize("name", ["classifier.skops", "bundle.json", "weights.safetensors", "MODEL_CARD.md"])
+def test_a_changed_bundle_is_refused(chain: Chain, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(chain.bundle, copy)
+    found = sorted(copy.rglob(name))
+    if not found:
+        pytest.skip(f"the selected candidate has no {name}")
+    data = bytearray(found[0].read_bytes())
+    data[len(data) // 2] ^= 1
+    found[0].write_bytes(bytes(data))
+    with pytest.raises(RadtransferError, match=str(found[0].name if name != "bundle.json" else "bundle")):
+        next(predict(bundle=copy, images=[], threads=1), None)
+
+
+def test_added_and_missing_files_are_refused(chain: Chain, tmp_path: Path) -> None:
+    for number, change in enumerate((lambda path: (path / "extra.txt").write_text("x"), _remove_card)):
+        copy = tmp_path / str(number)
+        shutil.copytree(chain.bundle, copy)
+        change(copy)
+        with pytest.raises(RadtransferError, match=r"was added|is missing"):
+            next(predict(bundle=copy, images=[], threads=1), None)
+
+
+def _remove_card(path: Path) -> None:
+    (path / "MODEL_CARD.md").unlink()
+
+
+def test_a_bundle_with_an_unsound_description_is_refused(chain: Chain, tmp_path: Path) -> None:
+    with artifacts.writing(tmp_path / "bundle", "bundle", step="register", settings={}) as (_, content):
+        content.update(artifacts.read(chain.bundle, "bundle").content, threshold="high")
+    with pytest.raises(RadtransferError, match="wrong kind"):
+        next(predict(bundle=tmp_path / "bundle", images=[], threads=1), None)
+
+
+def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:
+    card = (chain.bundle / "MODEL_CARD.md").read_text()
+    for needed in ("Not a medical device", "synthetic images", "AUROC", "shortcut/grey_level_histogram", "## Limits"):
+        assert needed in card
+
+
+def test_versions_are_never_given_twice_and_the_first_is_champion(chain: Chain, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        versions = list(pool.map(lambda _: enter(chain.bundle, tmp_path / "registry").name, range(6)))
+    assert sorted(versions) == [f"v{number:04d}" for number in range(1, 7)]
+    home = tmp_path / "registry" / "tiny"
+    champion = json.loads((home / "champion.json").read_text())
+    assert champion["version"] in versions
+    assert champion["digest"] == artifacts.read(home / champion["version"], "bundle", verify=True).digest
+    enter(chain.bundle, tmp_path / "registry")
+    assert json.loads((home / "champion.json").read_text()) == champion
+    assert not list(home.glob(".*"))

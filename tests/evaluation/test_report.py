@@ -310,7 +310,7 @@ def build(
     _explanations(root / "explanations", inputs, positive, size, cases)
     with artifacts.writing(root / "bundle", "bundle", step="register", settings={}, inputs=inputs) as (folder, content):
         (folder / "MODEL_CARD.md").write_text(f"# A model\n\nFor {positive} </pre><script>alert(2)</script>\n", "utf-8")
-        content |= {"name": "hand", "version": 1, "created": "2026-11-23", "row_id": row_id}
+        content |= {"name": "hand", "row_id": row_id}
     models = [
         _model(root / f"{source}-{backbone}", backbone, source, positive, {"target_store": target})
         for backbone in BACKBONES

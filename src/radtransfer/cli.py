@@ -157,7 +157,7 @@ def pretrain(
     init: Annotated[Literal["scratch", "imagenet"], typer.Option(help="What to start from.")] = "imagenet",
     epochs: Epochs = 5,
     batch_size: BatchSize = 16,
-    learning_rate: LearningRate = 5e-4,
+    learning_rate: LearningRate = 1e-3,
     weight_decay: WeightDecay = 0.02,
     input_size: InputSize = 0,
     weights_mirror: Mirror = "",
@@ -192,7 +192,7 @@ def finetune(
     pretrained: Annotated[Path | None, typer.Option(help="Pre-trained model, for in_domain.")] = None,
     epochs: Epochs = 8,
     batch_size: BatchSize = 16,
-    learning_rate: LearningRate = 5e-4,
+    learning_rate: LearningRate = 1e-3,
     weight_decay: WeightDecay = 0.02,
     input_size: InputSize = 0,
     weights_mirror: Mirror = "",
@@ -366,9 +366,9 @@ def datasets_list() -> None:
 @datasets_app.command("phantoms")
 def datasets_phantoms(
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist or be empty.")],
-    images_per_part: Annotated[int, typer.Option(min=1, help="Images of each body part.")] = 100,
+    images_per_part: Annotated[int, typer.Option(min=1, help="Images of each body part.")] = 200,
     parts: Annotated[list[str] | None, typer.Option(help="Body part; repeatable; none: all.")] = None,
-    difficulty: Annotated[float, typer.Option(min=0, max=1, help="0: wide gaps; 1: faint hairlines.")] = 0.5,
+    difficulty: Annotated[float, typer.Option(min=0, max=1, help="0: wide gaps; 1: faint hairlines.")] = 0.3,
     size: Annotated[int, typer.Option(min=64, help="Longer side, px.")] = 160,
     seed: Seed = 0,
 ) -> None:

@@ -118,7 +118,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.3)
         yield url
     finally:
-        server.terminate()
+        server.kill()  # it would take half a minute to say good-bye
         server.wait(timeout=30)
 
 

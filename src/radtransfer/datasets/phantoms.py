@@ -65,7 +65,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
 
 def make_phantoms(
     out: Path,
-    images_per_part: int = 100,
+    images_per_part: int = 200,
     parts: Sequence[str] = PARTS,
     difficulty: float = 0.3,
     size: int = 160,

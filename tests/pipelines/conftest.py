@@ -35,6 +35,7 @@ class FakeRun:
             "source_path": "S",
             "backbones": ["b2", "b1", "b3"],
             "seed": 7,
+            "learning_rate": 0.0005,
         }
         self.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
 

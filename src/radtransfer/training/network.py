@@ -55,35 +55,34 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation["std"]).view(1, 3, 1, 1), persistent=False)
 
-    def prepare(self, images: Tensor, size: int = 0) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
         """Stored images as the backbone wants them; the one place where they are resized and normalised.
 
         Args:
             images: [B, S, S], uint8 or float in 0..255.
-            size: side to resize to; 0: ``input_size``.
 
         Returns:
-            float32 [B, 3, size, size], normalised with the backbone's published mean and standard deviation.
+            float32 [B, 3, input_size, input_size], normalised with the backbone's published mean and standard deviation.
         """
-        side = size or self.input_size
+        side = self.input_size
         x = images.to(torch.float32).unsqueeze(1) / 255.0
         if x.shape[-1] != side:
             x = functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
         x = (x - self.mean) / self.std
         return x.contiguous(memory_format=torch.channels_last)
 
-    def features(self, images: Tensor, size: int = 0) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Pooled features [B, D] of stored images [B, S, S]."""
         body: Any = self.body
-        return cast(Tensor, body.forward_head(body.forward_features(self.prepare(images, size)), pre_logits=True))
+        return cast(Tensor, body.forward_head(body.forward_features(self.prepare(images)), pre_logits=True))
 
     def head(self, features: Tensor) -> Tensor:
         """Logits [B] of the positive class from features [B, D]."""
         return cast(Tensor, self.body.get_classifier()(features)).squeeze(1)  # type: ignore[operator]
 
-    def forward(self, images: Tensor, size: int = 0) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Logits [B] of the positive class for stored images [B, S, S]."""
-        return self.head(self.features(images, size))
+        return self.head(self.features(images))
 
 
 def check_backbones(names: Sequence[str]) -> None:

@@ -94,7 +94,7 @@ def evaluate(*, target_store, classifiers, bootstrap, seed, out):
     choices = {s: dict.fromkeys(("fused", "single", "overall"), f"{s}/fused/seed0") for s in sources}
     curves = {
         "imagenet/fused/seed0": {
-            "roc": {"fpr": [0, 0.5, 1], "tpr": [0, 1, 1]},
+            "roc": {"fpr": [0, 0.5, 1], "tpr": [0, 1, 1], "thresholds": [0.9, 0.5, 0.1]},
             "confusion": {"tp": 1, "fn": 0, "tn": 2, "fp": 1},
         }
     }

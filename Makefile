@@ -30,6 +30,7 @@ help: ## list the targets
 	@echo "Variables: VENV=$(VENV) PYTHON=$(PYTHON) IMAGE=$(IMAGE) FLAVOUR=$(FLAVOUR) (gpu, cpu)"
 
 venv: $(DEPENDENCIES) $(PACKAGE) ## make the environment (does nothing when nothing changed)
+	@true
 
 $(DEPENDENCIES):
 	@echo "Installing the locked dependencies into $(VENV) (once; several minutes and GB)"

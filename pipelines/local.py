@@ -268,18 +268,18 @@ def _summary(out: Path) -> None:
     content = read_json(out / "evaluation" / "evaluation.json")["content"]
     spent = read_json(out / outfolder.FINISHED)
     table = Table(title="On the test images, 95 % intervals")
-    for heading in ("TL source", "features", "classifier", "AUROC", "kappa", ""):
-        table.add_column(heading)
+    for heading in ("TL source", "features", "classifier", "AUROC", "kappa"):
+        table.add_column(heading, no_wrap=True)
     for tl_source in TL_SOURCES:
         for choice in ("fused", "single"):
             row = rows[content["choices"][tl_source][choice]]
             figures = [_figure(row[metric]) for metric in ("auroc", "kappa")]
-            table.add_row(
-                tl_source, row["features"], row["classifier"], *figures, "selected" if row["selected"] else ""
-            )
-    said = Console(width=max(console.width, 100), highlight=False)
+            table.add_row(tl_source, row["features"], row["classifier"], *figures)
+    said = Console(width=max(console.width, 120), highlight=False)
     said.print(table)
     said.print(content["answer"]["text"], markup=False)
+    chosen = rows[content["selected"]]
+    said.print(f"selected by validation: {chosen['id']}, AUROC {_figure(chosen['auroc'])}", markup=False)
     cost = spent["orchestration"]
     said.print(
         f"{spent['wall_seconds'] / 60:.1f} minutes, at most {spent['peak_mib']:.0f} MiB a task, "

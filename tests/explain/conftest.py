@@ -187,7 +187,7 @@ def _store(
             }
             for n in range(len(ids))
         ]
-        write(folder, rows, lambda n: images[n], SIZE, [], len(ids))
+        write(folder, rows, images, SIZE, [], len(ids))
         content.update(name="mini", layout="class_folders", role="target", part="hand", images=len(ids), size=SIZE)
         content.update(classes={"0": "normal", "1": "abnormal"}, positive_class="abnormal", synthetic=True)
         content.update(grouping="near_duplicate", files_found=len(ids), rejected=[], notes=[])

@@ -44,6 +44,7 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     out = fake_run.out
     assert stdout.splitlines()[-1] == str(out / "report.html")
     assert "No source is better than another." in stdout
+    assert "selected by validation: imagenet/fused/seed0, AUROC 0.800 (0.700 to 0.900)" in stdout
     assert "stated budget 3 minutes" in stderr and "32/32 report" in stderr
     top = {"report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
     assert {p.name for p in out.iterdir()} == top | {"evaluation", "explanations", "bundle", "logs", "pretrained"}

@@ -57,7 +57,7 @@ def write_store(path: Path, role: str, count: int = 80, seed: int = 0, *, one_cl
         for index, label in enumerate(labels)
     ]
     with artifacts.writing(path, "image-store", step="preprocess", settings={}) as (folder, content):
-        store.write(folder, rows, lambda index: images[index], SIDE, [], count)
+        store.write(folder, rows, images, SIDE, [], count)
         content.update(
             name="bars", layout="class_folders", role=role, part="hand", images=count, size=SIDE,
             classes={"0": "normal", "1": "abnormal"}, positive_class="abnormal", synthetic=True,
@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused(target: Path, pretrained: Path, tmp_path: 
 
 
 def test_imagenet_without_weights_stops(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RadtransferError, match="weights_mirror"):
         finetune(
             target_store=target, backbone="test_resnet", tl_source="imagenet", pretrained=None,

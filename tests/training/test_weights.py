@@ -66,7 +66,7 @@ def test_network_takes_the_published_body_and_keeps_its_own_head() -> None:
 
 
 def test_missing_weights_stop_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RadtransferError, match=r"resnet18.*weights_mirror"):
         weights.imagenet_state("resnet18")
     with pytest.raises(RadtransferError, match="timm knows no ImageNet weights for"):

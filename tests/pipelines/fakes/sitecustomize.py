@@ -100,7 +100,7 @@ def evaluate(*, target_store, classifiers, bootstrap, seed, out):
     }
     files = [("metrics.json", {"positive_class": "abnormal", "results": rows}), ("curves.json", curves)]
     answer = {"winner": None, "text": "No source is better than another.", "significant": False}
-    _write(out, "evaluation", "evaluate", files, choices=choices, answer=answer)
+    _write(out, "evaluation", "evaluate", files, choices=choices, answer=answer, selected="imagenet/fused/seed0")
 
 
 def explain(*, models, classifiers, images_per_outcome, out, **_):

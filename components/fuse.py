@@ -2,6 +2,7 @@
 
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Output
+
 from radtransfer_components.support import IMAGE
 
 

@@ -2,6 +2,7 @@
 
 from kfp import dsl
 from kfp.dsl import HTML, Dataset, Output
+
 from radtransfer_components.support import IMAGE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kfp import compiler
+
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import PIPELINES
 from radtransfer_pipelines.resources import Target

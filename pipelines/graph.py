@@ -12,6 +12,8 @@ from typing import Any, get_origin
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
+
+from radtransfer.config import TL_SOURCES, RunConfig
 from radtransfer_components import (
     classify,
     evaluate,
@@ -27,8 +29,6 @@ from radtransfer_components import (
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS
 from radtransfer_pipelines.resources import Target, settle
-
-from radtransfer.config import TL_SOURCES, RunConfig
 
 SUBMISSION = {
     "data_root": (str, "/data", "folder, mounted into the tasks, under which the data sets lie"),

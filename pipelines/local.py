@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from radtransfer_pipelines import NOT_PARAMETERS, outfolder
-from radtransfer_pipelines.watch import Watch
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +27,8 @@ from radtransfer.config import TL_SOURCES, RunConfig
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
 from radtransfer.provenance import code_version
+from radtransfer_pipelines import NOT_PARAMETERS, outfolder
+from radtransfer_pipelines.watch import Watch
 
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "numpy", "pandas", "pillow", "skops")
 SERIAL_TASKS = 11  # preprocess, three times fuse and classify, evaluate, explain, register, report

@@ -22,6 +22,7 @@ def main(work: Path) -> None:
     """Run the pipeline that ``work/run-config.json`` asks for; tasks finished before are taken from the cache."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from kfp import local
+
     from radtransfer_pipelines import PIPELINES
 
     request = read_json(work / "run-config.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kfp.dsl.base_component import BaseComponent
+
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines.graph import build
 from radtransfer_pipelines.resources import Target

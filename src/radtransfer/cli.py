@@ -60,9 +60,8 @@ def run(
     registry: Annotated[Path | None, typer.Option(help="Model registry to enter the model into.")] = None,
 ) -> None:
     """Run a whole pipeline on this machine: from the data sets to the report and the model."""
-    from radtransfer_pipelines.local import run_local
-
     from radtransfer.config import load
+    from radtransfer_pipelines.local import run_local
 
     run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry)
 

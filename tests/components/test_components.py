@@ -12,12 +12,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import radtransfer_components
 from kfp import dsl
+
+import radtransfer_components
+from radtransfer.artifacts import write_json
 from radtransfer_components import support
 from radtransfer_pipelines.resources import RESOURCES
-
-from radtransfer.artifacts import write_json
 
 FOLDER = Path(str(radtransfer_components.__file__)).parent
 LIBRARY = {

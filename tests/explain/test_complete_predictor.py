@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
-from radtransfer.fusion.predictor import Predictor, of_bundle, of_candidate
 from radtransfer.explain.superpixels import lime
+from radtransfer.fusion.predictor import Predictor, of_bundle, of_candidate
 from radtransfer.training.network import Network, load_network
 
 RegionNetwork = Callable[..., Network]

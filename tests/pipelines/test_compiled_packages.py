@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+
+from radtransfer.config import RunConfig, validate
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS, PIPELINES
 from radtransfer_pipelines.compile import compile_all
 from radtransfer_pipelines.resources import RESOURCES
-
-from radtransfer.config import RunConfig, validate
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 NAMES = sorted(PIPELINES)

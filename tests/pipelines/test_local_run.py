@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from radtransfer_pipelines.local import overhead
 
 if TYPE_CHECKING:

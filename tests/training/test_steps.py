@@ -173,6 +173,13 @@ def test_logit_is_the_head_of_the_features(backbone: str) -> None:
         assert torch.equal(network.prepare(images), network.prepare(images.float()))
 
 
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "test_resnet", "test_vit"])
+def test_every_head_starts_undecided(backbone: str) -> None:
+    network = Network(backbone, 0 if backbone == "test_vit" else 64).train()
+    images = torch.randint(0, 256, (8, 64, 64), dtype=torch.uint8)
+    assert network(images).abs().max() < 1.0
+
+
 def test_unknown_backbone_names_near_matches() -> None:
     with pytest.raises(RadtransferError, match="did you mean tf_efficientnet_lite0"):
         check_backbones(["tf_eficientnet_lite0"])

@@ -18,6 +18,8 @@ from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.training.runtime import device
 
+HEAD_STD = 0.01
+
 
 class Network(nn.Module):
     """A timm backbone with a single-logit head, fed with stored images.
@@ -51,9 +53,16 @@ class Network(nn.Module):
         fixed: dict[str, Any] = {"img_size": self.input_size} if published.fixed_input_size else {}
         self.body = timm.create_model(backbone, pretrained=False, num_classes=1, **fixed)
         self.feature_dim = int(cast(int, self.body.head_hidden_size))
+        self.reset_head()
         normalisation = resolve_model_data_config(self.body)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def reset_head(self) -> None:
+        """Start the head anew, small: timm draws some one-class heads so wide that training has to undo them first."""
+        head: Any = self.body.get_classifier()  # type: ignore[operator]
+        nn.init.trunc_normal_(head.weight, std=HEAD_STD)
+        nn.init.zeros_(head.bias)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Stored images as the backbone wants them; the one place where they are resized and normalised.
@@ -62,7 +71,7 @@ class Network(nn.Module):
             images: [B, S, S], uint8 or float in 0..255.
 
         Returns:
-            float32 [B, 3, input_size, input_size], normalised with the backbone's published mean and standard deviation.
+            float32 [B, 3, side, side], normalised with the backbone's published mean and standard deviation.
         """
         side = self.input_size
         x = images.to(torch.float32).unsqueeze(1) / 255.0

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import torch
 from safetensors.torch import load_file, save_file
 
 from radtransfer import artifacts
@@ -112,10 +111,8 @@ def finetune(
                 f"{pretrained}: expected a pre-trained {backbone}, found {model.content['backbone']} of stage "
                 f"{model.content['stage']!r}"
             )
-        state = load_file(pretrained / "weights.safetensors")
-        network.load_state_dict(state)
-        torch.nn.init.zeros_(network.body.get_classifier().bias)  # type: ignore[operator]
-        torch.nn.init.trunc_normal_(network.body.get_classifier().weight, std=0.02)  # type: ignore[operator]
+        network.load_state_dict(load_file(pretrained / "weights.safetensors"))
+        network.reset_head()
         inputs["pretrained"] = model
         source_steps, digest = model.content["source_steps"], model.digest
         origin, init = {"where": "pre-training step"}, model.content["init"]

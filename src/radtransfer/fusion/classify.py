@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
+from radtransfer.fusion import FUSED, HEAD
 from radtransfer.fusion.scoring import (
     Floats,
     calibrate,
@@ -92,9 +93,9 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
     folds = _folds(fused, y_train, index["group_id"].to_numpy()[train], cv_folds, seed)
     smallest_fit = min(len(fit) for fit, _ in folds)
 
-    jobs: list[tuple[str, str]] = [(backbone, "head") for backbone in blocks]
+    jobs: list[tuple[str, str]] = [(backbone, HEAD) for backbone in blocks]
     jobs += [(backbone, "logistic_regression") for backbone in blocks]
-    jobs += [("fused", name) for name in SEARCH]
+    jobs += [(FUSED, name) for name in SEARCH]
     candidates: list[dict[str, Any]] = []
     scores = index[["image_id", "split", "group_id"]].copy()
     settings = {"cv_folds": cv_folds, "seed": seed}
@@ -109,10 +110,10 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
             file: str | None = None
             params: dict[str, Any] = {}
             cv_auroc: float | None = None
-            if name == "head":
+            if name == HEAD:
                 raw: Floats = logits[:, list(blocks).index(on)].astype(np.float64)
             else:
-                matrix = features if on == "fused" else blocks[on]
+                matrix = features if on == FUSED else blocks[on]
                 search = GridSearchCV(
                     _pipeline(name, min(COMPONENTS, smallest_fit - 1, matrix.shape[1]), seed),
                     _grid(name, smallest_fit),
@@ -151,8 +152,8 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
             cv={"folds_asked": cv_folds, "folds_used": len(folds)},
             candidates=candidates,
             choice={
-                "fused": _best([c for c in candidates if c["features"] == "fused"]),
-                "single": _best([c for c in candidates if c["classifier"] == "head"]),
+                "fused": _best([c for c in candidates if c["features"] == FUSED]),
+                "single": _best([c for c in candidates if c["classifier"] == HEAD]),
                 "overall": _best(candidates),
             },
         )

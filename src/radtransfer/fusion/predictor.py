@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
+from radtransfer.fusion import FUSED, HEAD
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network, load_network
-
-HEAD = "head"
-FUSED = "fused"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
@@ -133,6 +132,8 @@ def save_classifier(estimator: Any, path: Path) -> None:
 
     skops names its parts by memory address and stamps them with the time; both are replaced by what repeats.
     """
+    import skops.io  # it imports torch, which scoring alone does not need
+
     packed = zipfile.ZipFile(io.BytesIO(skops.io.dumps(estimator)))
     schema = json.loads(packed.read("schema.json"))
     numbers: dict[int, int] = {}
@@ -163,6 +164,8 @@ def load_classifier(path: Path) -> Any:
     Raises:
         RadtransferError: not a skops file, too large, or it holds a type outside the allow-list.
     """
+    import skops.io
+
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())

@@ -12,10 +12,9 @@ from typing import Any
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.errors import RadtransferError
-from radtransfer.fusion.predictor import FUSED, HEAD
+from radtransfer.fusion import FUSED, HEAD
 from radtransfer.preprocess.store import Store
 from radtransfer.registry.card import model_card
-from radtransfer.training.network import check_backbones
 
 INTENDED_USE = "Research on transfer learning. Not a medical device; not for diagnosis or triage of patients."
 CHAMPION = "champion.json"
@@ -125,25 +124,6 @@ def enter(bundle: Path, registry: Path) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return version
-
-
-def verify(bundle: Path) -> Artifact:
-    """Read a bundle from elsewhere: every file is hashed, every name in it is checked before it is used.
-
-    Raises:
-        RadtransferError: not a bundle, tampered with, incomplete, or naming what this version does not know.
-    """
-    artifact = artifacts.read(bundle, "bundle", verify=True)
-    try:
-        backbones = [str(block["backbone"]) for block in artifact.content["blocks"]]
-        numbers = [artifact.content["threshold"], *artifact.content["calibration"].values()]
-        sound = all(isinstance(number, (int, float)) for number in [*numbers, artifact.content["store_size"]])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RadtransferError(f"{bundle}: bundle.json lacks {error}; make the bundle again") from None
-    if not sound or not backbones:
-        raise RadtransferError(f"{bundle}: bundle.json holds values of the wrong kind; make the bundle again")
-    check_backbones(backbones)
-    return artifact
 
 
 def _of_source(found: list[Artifact], tl_source: str) -> Artifact:

@@ -21,6 +21,7 @@ RNG = np.random.default_rng(0)
 def test_finds_the_last_feature_map(backbone: str) -> None:
     torch.manual_seed(1)
     network = Network(backbone, 160).eval()
+    torch.nn.init.uniform_(network.body.get_classifier().weight)  # decided: a positive logit has a map
     images = RNG.integers(0, 256, (3, 72, 72), dtype=np.uint8)
     before = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radtransfer import artifacts
+from radtransfer.artifacts import Artifact
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import FUSED, HEAD
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.training.inference import infer
-from radtransfer.training.network import Network, load_network
+from radtransfer.training.network import Network, check_backbones, load_network
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,29 @@ def of_bundle(bundle: Path) -> Predictor:
     """The predictor of a bundle, every file of which is hashed and compared first.
 
     Raises:
-        RadtransferError: not a bundle, tampered with, or incomplete.
+        RadtransferError: not a bundle, tampered with, incomplete, or naming what this version does not know.
     """
-    content = artifacts.read(bundle, "bundle", verify=True).content
+    content = _verified(bundle).content
     wanted = _backbones(content["features"], content["blocks"])
     networks = {backbone: load_network(bundle / "models" / backbone) for backbone in wanted}
     estimator = None if content["classifier"] == HEAD else load_classifier(bundle / "classifier.skops")
     calibration = content["calibration"]
     return _build(content["features"], content["blocks"], networks, estimator, calibration, content["threshold"])
+
+
+def _verified(bundle: Path) -> Artifact:
+    """A bundle from elsewhere: every file is hashed, every value that is used is checked first."""
+    artifact = artifacts.read(bundle, "bundle", verify=True)
+    try:
+        backbones = [str(block["backbone"]) for block in artifact.content["blocks"]]
+        numbers = [artifact.content["threshold"], *artifact.content["calibration"].values()]
+        sound = all(isinstance(number, (int, float)) for number in [*numbers, artifact.content["store_size"]])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RadtransferError(f"{bundle}: bundle.json lacks {error}; make the bundle again") from None
+    if not sound or not backbones:
+        raise RadtransferError(f"{bundle}: bundle.json holds values of the wrong kind; make the bundle again")
+    check_backbones(backbones)
+    return artifact
 
 
 def _build(

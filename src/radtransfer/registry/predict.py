@@ -10,11 +10,9 @@ from typing import Literal
 import numpy as np
 
 from radtransfer import artifacts
-from radtransfer.artifacts import Artifact
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion.predictor import of_bundle
 from radtransfer.preprocess.decode import decode, letterbox
-from radtransfer.training.network import check_backbones
 from radtransfer.training.runtime import settle
 
 CHUNK = 64  # images held in memory at once
@@ -57,9 +55,9 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
         raise RadtransferError(
             f"{absent[0]}: no such file ({len(absent)} of {len(images)} are missing); check the paths"
         )
-    size = int(_verified(bundle).content["store_size"])
     settle(threads, 0)
     predictor = of_bundle(bundle)
+    size = int(artifacts.read(bundle, "bundle").content["store_size"])
     readable: list[Path] = []
     for start in range(0, len(images), CHUNK):
         chunk = images[start : start + CHUNK]
@@ -81,18 +79,3 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
         from radtransfer.explain.run import explain_predictions
 
         explain_predictions(bundle=bundle, images=readable, out=explain_dir, threads=threads)
-
-
-def _verified(bundle: Path) -> Artifact:
-    """A bundle from elsewhere: every file is hashed, every value that is used is checked first."""
-    artifact = artifacts.read(bundle, "bundle", verify=True)
-    try:
-        backbones = [str(block["backbone"]) for block in artifact.content["blocks"]]
-        numbers = [artifact.content["threshold"], *artifact.content["calibration"].values()]
-        sound = all(isinstance(number, (int, float)) for number in [*numbers, artifact.content["store_size"]])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RadtransferError(f"{bundle}: bundle.json lacks {error}; make the bundle again") from None
-    if not sound or not backbones:
-        raise RadtransferError(f"{bundle}: bundle.json holds values of the wrong kind; make the bundle again")
-    check_backbones(backbones)
-    return artifact

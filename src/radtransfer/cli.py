@@ -95,9 +95,10 @@ def predict(
 
     del format_  # there is one
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["image", "score", "label"])
     unreadable = 0
-    for prediction in step(bundle=bundle, images=images, threads=threads, explain_dir=explain):
+    for number, prediction in enumerate(step(bundle=bundle, images=images, threads=threads, explain_dir=explain)):
+        if number == 0:  # a bundle that is refused prints nothing
+            table.writerow(["image", "score", "label"])
         if prediction.score is None:
             unreadable += 1
             print(f"radtransfer: warning: {prediction.image}: {prediction.reason}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,11 @@ import yaml
 
 FAKES = Path(__file__).parent / "fakes"
 CLI = [sys.executable, "-c", "from radtransfer.cli import main; main()"]
+
+
+def _heed_interrupts() -> None:
+    """A shell starts background jobs, as this test run may be one, with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class FakeRun:
@@ -61,6 +67,7 @@ class FakeRun:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_interrupts,
         )
 
     def __call__(self, *options: str, **environment: str) -> tuple[int, str, str]:

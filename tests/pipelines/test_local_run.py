@@ -76,7 +76,7 @@ def test_killed_run_goes_on_after_the_last_finished_task(
         code, _, stderr = fake_run()
         assert code == 2 and "another radtransfer run is at work" in stderr
     process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     until(lambda: not processes_of(fake_run.out), 20)
     assert not (fake_run.out / "report.html").exists()

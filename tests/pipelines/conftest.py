@@ -16,11 +16,6 @@ FAKES = Path(__file__).parent / "fakes"
 CLI = [sys.executable, "-c", "from radtransfer.cli import main; main()"]
 
 
-def _heed_interrupts() -> None:
-    """A shell starts background jobs, as this test run may be one, with SIGINT ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class FakeRun:
     """One `radtransfer run` in a folder of its own, on two made-up data sets."""
 
@@ -56,6 +51,8 @@ class FakeRun:
             "--out",
             str(self.out),
         ]
+        # A shell starts background jobs, as this test run may be one, with SIGINT ignored, and children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             [*command, *options],
             env=os.environ
@@ -67,7 +64,6 @@ class FakeRun:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=_heed_interrupts,
         )
 
     def __call__(self, *options: str, **environment: str) -> tuple[int, str, str]:

@@ -38,13 +38,19 @@ def test_finds_the_last_feature_map(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [slice(0, 4), slice(4, 8)])
-@pytest.mark.parametrize("columns", [slice(0, 4), slice(4, 8)])
-def test_mass_lies_where_the_network_looks(region_network: RegionNetwork, rows: slice, columns: slice) -> None:
+def test_mass_lies_where_the_network_looks(region_network: RegionNetwork, rows: slice) -> None:
     images = np.full((1, 64, 64), 250, np.uint8)
-    heat = gradcam([region_network(rows, columns)], images)[0]
-    inside = heat[8 * rows.start : 8 * rows.stop, 8 * columns.start : 8 * columns.stop]
-    assert inside.sum() / heat.sum() > 0.85
+    heat = gradcam([region_network(rows, slice(2, 6))], images)[0]
+    inside = heat[8 * rows.start : 8 * rows.stop, 16:48]
+    assert inside.sum() / heat.sum() > 0.75
     assert inside.mean() > 0.9
+
+
+def test_map_of_the_mirror_image_counts_half(region_network: RegionNetwork) -> None:
+    """A network that looks at the left side alone sees the right side in the mirror image."""
+    heat = gradcam([region_network(slice(0, 8), slice(0, 3))], np.full((1, 64, 64), 250, np.uint8))[0]
+    np.testing.assert_allclose(heat, heat[:, ::-1], atol=1e-6)
+    assert heat[:, :20].mean() == pytest.approx(0.5, abs=0.02) and heat[:, 30:34].max() < 0.05
 
 
 def test_nothing_for_the_positive_class_gives_an_empty_map(region_network: RegionNetwork) -> None:
@@ -54,11 +60,11 @@ def test_nothing_for_the_positive_class_gives_an_empty_map(region_network: Regio
 
 def test_networks_weigh_the_same(region_network: RegionNetwork) -> None:
     images = np.full((2, 64, 64), 250, np.uint8)
-    left = region_network(slice(0, 8), slice(0, 4), gain=100.0)
-    right = region_network(slice(0, 8), slice(4, 8), gain=0.01)
-    both = gradcam([left, right], images)
-    np.testing.assert_allclose(both, (gradcam([left], images) + gradcam([right], images)) / 2, atol=1e-6)
-    assert both[0, :, 40:].mean() == pytest.approx(0.5, abs=0.05)
+    top = region_network(slice(0, 4), slice(0, 8), gain=100.0)
+    bottom = region_network(slice(4, 8), slice(0, 8), gain=0.01)
+    both = gradcam([top, bottom], images)
+    np.testing.assert_allclose(both, (gradcam([top], images) + gradcam([bottom], images)) / 2, atol=1e-6)
+    assert both[0, 40:].mean() == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_backbone_without_feature_map_is_named(region_network: RegionNetwork) -> None:

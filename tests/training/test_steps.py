@@ -15,7 +15,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store
 from radtransfer.preprocess.store import Store
 from radtransfer.training.inference import infer
-from radtransfer.training.loop import Recipe, _rate, train
+from radtransfer.training.loop import SMALLEST, Recipe, _rate, side, train
 from radtransfer.training.network import Network, check_backbones, load_network
 from radtransfer.training.steps import finetune, pretrain
 
@@ -91,6 +91,35 @@ def test_a_network_learns_and_the_best_epoch_is_kept(target: Path) -> None:
     _, logits = infer(network, opened.images[rows])
     labels = opened.manifest["label"].to_numpy()[rows]
     assert np.mean(logits[labels == 1][:, None] > logits[labels == 0]) == pytest.approx(outcome.validation_auroc)
+
+
+@pytest.mark.parametrize(("full", "epochs"), [(320, 12), (224, 5), (160, 1), (100, 7), (2048, 2)])
+def test_images_grow_to_the_full_size(full: int, epochs: int) -> None:
+    sides = [side(epoch, epochs, full) for epoch in range(1, epochs + 1)]
+    assert sides == sorted(sides) and sides[-1] == full and sides[0] >= min(full, SMALLEST)
+    assert epochs == 1 or full <= SMALLEST or sides[0] < full
+
+
+def test_only_epochs_at_the_full_size_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("radtransfer.training.loop.SMALLEST", 16)
+    network = Network("test_resnet", 64)
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda module, _: sizes.append(module.input_size))
+    outcome = train(network, Store.open(write_store(tmp_path / "store", "target")), Recipe(4, 8, 5e-3, 0.01, 0), "test")
+    assert set(sizes) == {row["input_size"] for row in outcome.history} == {32, 64}
+    assert outcome.history[outcome.best_epoch - 1]["input_size"] == 64 == network.input_size
+
+
+def test_an_image_and_its_mirror_image_score_alike() -> None:
+    network = Network("test_resnet", SIDE).eval()
+    images = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE)).astype(np.uint8)
+    features, logits = infer(network, images)
+    mirrored, _ = infer(network, np.ascontiguousarray(images[:, :, ::-1]))
+    np.testing.assert_allclose(features, mirrored, atol=1e-6)
+    with torch.inference_mode():
+        views = network(torch.from_numpy(images)), network(torch.from_numpy(images).flip(-1))
+    np.testing.assert_allclose(logits, (views[0] + views[1]) / 2, atol=1e-5)
+    assert (views[0] - views[1]).abs().max() > 1e-5
 
 
 def test_test_images_are_never_read(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import roc_curve
 
 from radtransfer.errors import RadtransferError
 
@@ -164,6 +163,8 @@ def roc(labels: NDArray[np.bool_], scores: Floats) -> Roc | None:
     scikit-learn's first threshold is infinite; here it is the next number above the highest score, which also calls
     nothing positive and can be written to JSON and handed to the KFP UI.
     """
+    from sklearn.metrics import roc_curve  # training needs this module's AUROC, but not a second of imports
+
     if labels.all() or not labels.any():
         return None
     fpr, tpr, thresholds = roc_curve(labels, scores)

@@ -29,7 +29,7 @@ DESCRIPTION = (
 
 
 def gradcam(networks: Sequence[Network], images: NDArray[np.uint8], batch_size: int = 16) -> NDArray[np.float32]:
-    """Grad-CAM of the positive-class logit, averaged over networks.
+    """Grad-CAM of the positive-class logit, averaged over networks, and over an image and its mirror image.
 
     Args:
         networks: at least one; each one's map is scaled to [0, 1] before the mean, so that all weigh the same.
@@ -47,7 +47,8 @@ def gradcam(networks: Sequence[Network], images: NDArray[np.uint8], batch_size: 
     for network in networks:
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            total[rows] += _of_network(network, images[rows])
+            for view in (slice(None), slice(None, None, -1)):  # the logit is the mean over both
+                total[rows] += _of_network(network, images[rows, :, view])[:, :, view] / 2
     return total / np.float32(len(networks))
 
 

@@ -1,4 +1,4 @@
-"""The bare forward pass over many stored images: extraction, prediction and LIME all go through here."""
+"""The forward pass over many stored images: validation, extraction, prediction and LIME all go through here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from radtransfer.training.runtime import device
 def infer(
     network: Network, images: NDArray[np.uint8], batch_size: int = 32, what: str = "infer"
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features and logits of stored images.
+    """Features and logits of stored images, each the mean over the image and its mirror image.
+
+    Training mirrors half of its images (:func:`radtransfer.training.augment.augment`), so both views are at home. The
+    head is linear: the logit of the mean features is the mean of the logits.
 
     Args:
         network: in evaluation mode.
@@ -31,7 +34,8 @@ def infer(
     with torch.inference_mode():
         for start in track(starts, what, len(starts)):
             rows = slice(start, min(start + batch_size, len(images)))
-            batch = network.features(torch.from_numpy(np.array(images[rows])).to(device()))
+            stored = torch.from_numpy(np.array(images[rows])).to(device())
+            batch = (network.features(stored) + network.features(stored.flip(-1))) / 2
             features[rows] = batch.cpu().numpy()
             logits[rows] = network.head(batch).cpu().numpy()
     return features, logits

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
+from radtransfer.evaluation import metrics
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import console, track
 from radtransfer.training.augment import augment
@@ -25,6 +25,10 @@ HEAD_RATE = 2.0
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.98
 CLIP_NORM = 5.0
+GROWTH = ((0.5, 0.5), (0.75, 0.7), (1.0, 1.0))
+"""Up to this share of the epochs, this share of the input size (Howard 2018, progressive resizing)."""
+SMALLEST = 128
+"""Below this side, px, a radiograph is not shrunk for the first epochs."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def train(network: Network, store: Store, recipe: Recipe, what: str) -> Outcome:
 
     AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay, cross-entropy on softened labels weighted
     against class imbalance, and an exponential moving average of the weights, which is what is validated and kept.
+    The first epochs see smaller images (:func:`side`); only epochs at the network's own input size can be the best.
     Only the train and validation splits of ``store`` are read.
 
     Args:
@@ -72,8 +77,9 @@ def train(network: Network, store: Store, recipe: Recipe, what: str) -> Outcome:
     rates = [group["lr"] for group in optimizer.param_groups]
     average = copy.deepcopy(network).eval()
     best, best_state, history = -math.inf, average.state_dict(), list[dict[str, float]]()
-    best_epoch = 0
+    best_epoch, full = 0, network.input_size
     for epoch in range(1, recipe.epochs + 1):
+        network.input_size = average.input_size = side(epoch, recipe.epochs, full) if network.resizable else full
         losses = 0.0
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
         order = rows[torch.randperm(len(rows), generator=generator).numpy()]
@@ -99,19 +105,35 @@ def train(network: Network, store: Store, recipe: Recipe, what: str) -> Outcome:
         history.append(
             {
                 "epoch": epoch,
+                "input_size": network.input_size,
                 "train_loss": losses / per_epoch,
                 "validation_loss": validation_loss,
                 "validation_auroc": auroc,
                 "learning_rate": optimizer.param_groups[0]["lr"],
             }
         )
-        console.print(f"{what}: epoch {epoch}/{recipe.epochs} validation AUROC {auroc:.3f}", highlight=False)
-        if auroc > best:
+        console.print(
+            f"{what}: epoch {epoch}/{recipe.epochs} at {network.input_size} px, validation AUROC {auroc:.3f}",
+            highlight=False,
+        )
+        if network.input_size == full and auroc > best:
             best, best_epoch = auroc, epoch
             best_state = {name: tensor.clone() for name, tensor in average.state_dict().items()}
     network.load_state_dict(best_state)
     network.eval()
     return Outcome(history, best_epoch, best, recipe.epochs * per_epoch)
+
+
+def side(epoch: int, epochs: int, full: int) -> int:
+    """Input size of an epoch, px: small images first, which cost less and lose little while little is learnt.
+
+    Args:
+        epoch: from 1.
+        epochs: how many there are; the last is always at ``full``.
+        full: the network's own input size.
+    """
+    share = next(share for end, share in GROWTH if (epoch - 1) / epochs < end)
+    return full if epoch == epochs else min(full, max(SMALLEST, 32 * round(full * share / 32)))
 
 
 def _groups(network: Network, recipe: Recipe) -> list[dict[str, object]]:
@@ -156,4 +178,4 @@ def _follow(average: Network, network: Network, step: int) -> None:
 
 
 def _auroc(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    return float(roc_auc_score(labels, logits))
+    return float(metrics.auroc(labels == 1, logits.astype(np.float64), np.ones((1, len(labels))))[0])

@@ -34,6 +34,7 @@ class Network(nn.Module):
     Attributes:
         backbone: its name.
         input_size: side in px of what the backbone sees.
+        resizable: whether ``input_size`` may be changed later on.
         feature_dim: D, the length of the pooled features before the head.
         body: the timm model (``num_classes=1``).
 
@@ -50,7 +51,8 @@ class Network(nn.Module):
         self.backbone = backbone
         published = timm.get_pretrained_cfg(backbone) or timm.models.PretrainedCfg()
         self.input_size = input_size or int(published.input_size[-1])
-        fixed: dict[str, Any] = {"img_size": self.input_size} if published.fixed_input_size else {}
+        self.resizable = not published.fixed_input_size
+        fixed: dict[str, Any] = {} if self.resizable else {"img_size": self.input_size}
         self.body = timm.create_model(backbone, pretrained=False, num_classes=1, **fixed)
         self.feature_dim = int(cast(int, self.body.head_hidden_size))
         self.reset_head()

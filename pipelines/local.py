@@ -193,6 +193,7 @@ def _execute(work: Path, log: Path, threads: int, watch: Watch) -> None:
         "PYTHONWARNINGS": "ignore::FutureWarning",
         # Sums depend on how many threads share them: as many on any machine.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
+        "OMP_WAIT_POLICY": "PASSIVE",  # two tasks at once share the cores: a thread that waits leaves its core
     }
     command = [sys.executable, "-m", "radtransfer_pipelines.runner", str(work)]
     with log.open("ab") as stream, watch, _sigterm_interrupts():

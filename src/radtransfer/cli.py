@@ -86,7 +86,7 @@ def predict(
     bundle: Annotated[Path, typer.Option(help="Bundle that `register` or `run` made.")],
     explain: Annotated[Path | None, typer.Option(help="Folder for a Grad-CAM overlay of each image.")] = None,
     format_: Annotated[Literal["csv"], typer.Option("--format", help="Format of the output.")] = "csv",
-    threads: Threads = 1,
+    threads: Threads = 2,
 ) -> None:
     """Score images: prints image,score,label (score: calibrated probability of abnormal)."""
     import csv
@@ -162,7 +162,7 @@ def pretrain(
     input_size: InputSize = 0,
     weights_mirror: Mirror = "",
     seed: Seed = 0,
-    threads: Threads = 1,
+    threads: Threads = 2,
 ) -> None:
     """Pre-train one backbone on the related images."""
     from radtransfer.training.steps import pretrain as step
@@ -197,7 +197,7 @@ def finetune(
     input_size: InputSize = 0,
     weights_mirror: Mirror = "",
     seed: Seed = 0,
-    threads: Threads = 1,
+    threads: Threads = 2,
 ) -> None:
     """Fine-tune one backbone on the target images."""
     from radtransfer.training.steps import finetune as step
@@ -224,7 +224,7 @@ def extract(
     store: TargetStore,
     model: Annotated[Path, typer.Option(help="Fine-tuned model.")],
     out: Out,
-    threads: Threads = 1,
+    threads: Threads = 2,
 ) -> None:
     """Turn the images of a store into features of one model."""
     from radtransfer.fusion.extract import extract as step
@@ -280,7 +280,7 @@ def explain(
     images_per_outcome: Annotated[int, typer.Option(min=0, help="Test images per outcome (TP, FP, FN, TN).")] = 2,
     lime_samples: Annotated[int, typer.Option(min=10, help="Perturbed images per LIME explanation.")] = 200,
     seed: Seed = 0,
-    threads: Threads = 1,
+    threads: Threads = 2,
 ) -> None:
     """Show where the models look: Grad-CAM and LIME on test images."""
     from radtransfer.explain.run import explain as step

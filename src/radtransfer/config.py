@@ -69,7 +69,7 @@ class RunConfig(BaseModel):
     lime_samples: int = Field(default=200, ge=10, description="perturbed images per LIME explanation")
 
     seed: int = Field(default=0, ge=0, description="seed of splits, training, classifiers and resampling")
-    threads: int = Field(default=1, ge=1, description="CPU threads per training task (two tasks run at once locally)")
+    threads: int = Field(default=2, ge=1, description="CPU threads of each task that trains, infers or explains")
     budget_minutes: float = Field(
         default=0, ge=0, description="stated budget, shown before the run starts; 0: none stated"
     )

@@ -115,6 +115,7 @@ def train(network: Network, store: Store, recipe: Recipe, what: str) -> Outcome:
         console.print(
             f"{what}: epoch {epoch}/{recipe.epochs} at {network.input_size} px, validation AUROC {auroc:.3f}",
             highlight=False,
+            soft_wrap=True,
         )
         if network.input_size == full and auroc > best:
             best, best_epoch = auroc, epoch

@@ -1,0 +1,111 @@
+"""What moves the validation score: one network trained under settings that differ from the configuration in one thing.
+
+    python benchmarks/ablation.py --config FILE --data-root DIR [--backbone NAME] --vary key=value ...
+
+``key`` is an entry of the configuration (``input_size``, ``finetune_epochs``, ``learning_rate``, ...) or a constant of
+the recipe (``loop.EMA_DECAY``, ``loop.GROWTH``, ``augment.NOISE``, ...); ``value`` is YAML. Prints the AUROC on the
+**validation** split, its difference to the configuration as it stands and the paired 95 % interval (bootstrap over
+leakage groups). One seed and the spread of training is in none of the intervals: take small differences for nothing.
+Test images are not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import yaml
+from scipy.special import expit
+
+from radtransfer.config import RunConfig, load
+from radtransfer.evaluation.compare import compare
+from radtransfer.evaluation.intervals import Measured, measure, resample
+from radtransfer.preprocess.run import preprocess
+from radtransfer.preprocess.store import Store
+from radtransfer_pipelines.local import check_models
+
+REPLICATES = 2000
+BASE = "as configured"
+
+
+def trained(config: RunConfig, backbone: str, store: Path, constants: dict[str, Any], out: Path) -> np.ndarray:
+    """Probabilities of the validation images from a network fine-tuned from ImageNet weights."""
+    from radtransfer.training import augment, loop
+    from radtransfer.training.inference import infer
+    from radtransfer.training.network import load_network
+    from radtransfer.training.steps import finetune
+
+    modules = {"loop": loop, "augment": augment}
+    recipe = config.model_dump(
+        include={"batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"}
+    )
+    with ExitStack() as stack:
+        for name, value in constants.items():
+            module, _, constant = name.partition(".")
+            stack.enter_context(mock.patch.object(modules[module], constant, value))
+        finetune(
+            target_store=store, backbone=backbone, tl_source="imagenet", pretrained=None, epochs=config.finetune_epochs,
+            out=out, **recipe,
+        )  # fmt: skip
+    images = Store.open(store)
+    _, logits = infer(load_network(out), images.images[images.rows("validation")])
+    return np.asarray(expit(logits.astype(np.float64)))
+
+
+def main() -> None:
+    """Train the configuration as it stands and every variation of it, and print what each scored."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--vary", action="append", default=[], metavar="key=value")
+    given = parser.parse_args()
+    config = load(given.config)
+    check_models(config.model_copy(update={"backbones": [given.backbone]}))
+    variants: dict[str, tuple[RunConfig, dict[str, Any]]] = {BASE: (config, {})}
+    for text in given.vary:
+        key, _, value = text.partition("=")
+        constant = key.startswith(("loop.", "augment."))
+        variants[text] = (config, {key: yaml.safe_load(value)}) if constant else (load(given.config, [text]), {})
+    with tempfile.TemporaryDirectory(prefix="radtransfer-ablation-") as folder:
+        measured: dict[str, Measured] = {}
+        images: dict[str, list[str]] = {}
+        for number, (name, (settings, constants)) in enumerate(variants.items()):
+            started = time.monotonic()
+            store = Path(folder) / f"target-{settings.image_size}-{settings.seed}"
+            if not store.exists():
+                data = settings.model_dump(
+                    include={
+                        "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts",
+                        "image_size", "test_fraction", "validation_fraction", "max_images", "seed",
+                    }
+                )  # fmt: skip
+                preprocess(data_root=given.data_root, target_out=store, source_out=Path(f"{store}.source"), **data)
+            scores = trained(settings, given.backbone, store, constants, Path(folder) / f"model-{number}")
+            opened = Store.open(store)
+            rows = opened.manifest.iloc[opened.rows("validation")]
+            ids = rows["image_id"].tolist()
+            if ids != images.setdefault(BASE, ids):
+                sys.exit(f"{name}: validates on other images; what moves the split cannot be compared")
+            labels = rows["label"].to_numpy(dtype=bool)
+            weights = resample(rows["group_id"].to_numpy(), labels, REPLICATES, config.seed)
+            measured[name] = measure(labels, scores, 0.5, weights)
+            auroc = measured[name].intervals["auroc"]
+            line = f"{name}: AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})"
+            if number:
+                difference = compare(name, BASE, "auroc", measured, "ablation")
+                line += f", {difference.difference:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+            print(f"{line}, {time.monotonic() - started:.0f} s", flush=True)
+    print(f"{given.backbone}, {given.config.name}, {len(labels)} validation images, {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from radtransfer.errors import RadtransferError
 
 TlSource = Literal["scratch", "imagenet", "in_domain"]
 TL_SOURCES: tuple[TlSource, ...] = ("scratch", "imagenet", "in_domain")
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,40}$"
 
 
 class RunConfig(BaseModel):
@@ -29,7 +30,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="name of the run and of the model it registers")
+    name: str = Field(pattern=NAME_PATTERN, description="name of the run and of the model it registers")
     pipeline: Literal["transfer_fusion", "ct_reuse"] = "transfer_fusion"
 
     target_layout: str = Field(description="layout of the target data set")

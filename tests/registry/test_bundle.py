@@ -13,7 +13,7 @@ import pytest
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
-from radtransfer.registry.bundle import enter
+from radtransfer.registry.bundle import enter, register
 from radtransfer.registry.predict import predict
 from tests.conftest import Chain
 
@@ -79,6 +79,38 @@ def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:
     card = (chain.bundle / "MODEL_CARD.md").read_text()
     for needed in ("Not a medical device", "synthetic images", "AUROC", "shortcut/grey_level_histogram", "## Limits"):
         assert needed in card
+
+
+def small_bundle(path: Path, **content: object) -> Path:
+    """As much of a bundle as a registry looks at."""
+    with artifacts.writing(path, "bundle", step="register", settings={}) as (folder, about):
+        (folder / "MODEL_CARD.md").write_text("# tiny\n")
+        about.update(content)
+    return path
+
+
+BAD_NAMES = ["..", "../aside", "/tmp/aside", "a/b", "", "A", "-a", "a\n", "a" * 42, ".partial-x"]
+
+
+@pytest.mark.parametrize("content", [*({"name": name} for name in BAD_NAMES), {"name": 7}, {}])
+def test_a_bundle_whose_name_is_no_folder_name_is_not_entered(tmp_path: Path, content: dict[str, object]) -> None:
+    bundle = small_bundle(tmp_path / "in" / "bundle", **content)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RadtransferError, match=r"in/bundle: the name .* expected .* lower-case letters"):
+        enter(bundle, tmp_path / "in" / "registry")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_is_no_folder_name_is_not_registered(tmp_path: Path, name: str) -> None:
+    """Nothing is read or written before: none of the other inputs is there."""
+    absent = tmp_path / "absent"
+    with pytest.raises(RadtransferError, match="register: the name"):
+        register(
+            name=name, target_store=absent, evaluation=absent, classifiers=[], models=[],
+            registry=tmp_path / "registry", out=tmp_path / "bundle",
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
 
 
 def test_versions_are_never_given_twice_and_the_first_is_champion(chain: Chain, tmp_path: Path) -> None:

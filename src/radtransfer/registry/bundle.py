@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
+from radtransfer.config import NAME_PATTERN
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import FUSED, HEAD
 from radtransfer.preprocess.store import Store
@@ -33,7 +35,7 @@ def register(
     """Pack the selected candidate of an evaluation into a **bundle**, and enter it into a registry if one is named.
 
     Args:
-        name: name of the model.
+        name: name of the model, which is also the name of its folder in a registry.
         target_store: image store of the target.
         evaluation: which candidate was selected, and what it scored.
         classifiers: artifacts of all TL sources, in any order.
@@ -42,8 +44,10 @@ def register(
         out: folder to write.
 
     Raises:
-        RadtransferError: the selected candidate or one of its models is missing, or they do not belong together.
+        RadtransferError: the name cannot be a folder's, the selected candidate or one of its models is missing, or
+            they do not belong together.
     """
+    _check_name(name, "register")
     store = Store.open(target_store)
     evaluated = artifacts.read(evaluation, "evaluation")
     metrics = artifacts.read_json(evaluation / "metrics.json")
@@ -101,10 +105,10 @@ def enter(bundle: Path, registry: Path) -> Path:
         the new version's folder.
 
     Raises:
-        RadtransferError: ``bundle`` is not a sound bundle.
+        RadtransferError: ``bundle`` is not a sound bundle, or its name cannot be a folder's.
     """
     artifact = artifacts.read(bundle, "bundle", verify=True)
-    home = registry / str(artifact.content["name"])
+    home = registry / _check_name(artifact.content.get("name"), str(bundle))
     home.mkdir(parents=True, exist_ok=True)
     staging = home / f".partial-{uuid.uuid4().hex}"
     try:
@@ -124,6 +128,16 @@ def enter(bundle: Path, registry: Path) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return version
+
+
+def _check_name(name: object, where: str) -> str:
+    """The name, which becomes a folder of the registry and may come from a bundle made elsewhere."""
+    if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
+        raise RadtransferError(
+            f"{where}: the name {name!r} cannot name a model; expected 1 to 41 lower-case letters, digits and dashes, "
+            "the first no dash; register it under such a name"
+        )
+    return name
 
 
 def _of_source(found: list[Artifact], tl_source: str) -> Artifact:

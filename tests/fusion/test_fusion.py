@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from radtransfer import artifacts
@@ -14,8 +16,10 @@ from radtransfer.errors import RadtransferError
 from radtransfer.fusion.classify import SEARCH, classify
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
-from radtransfer.preprocess.store import Store
+from radtransfer.preprocess.store import SCHEMA, Store
+from radtransfer.training.steps import finetune
 from tests.conftest import TINY, Chain
+from tests.training.test_steps import RECIPE, write_store
 
 
 def test_features_carry_no_test_labels(chain: Chain) -> None:
@@ -86,3 +90,48 @@ def test_labels_of_test_images_are_refused_where_none_may_be(chain: Chain, tmp_p
         content.update(source.content)
     with pytest.raises(RadtransferError, match="test images carry labels"):
         classify(fused=tmp_path / "leaky", cv_folds=2, seed=0, out=tmp_path / "out")
+
+
+def test_labels_of_test_images_choose_nothing(tmp_path: Path) -> None:
+    """The whole way from a store to chosen classifiers, with the true labels and with every test label turned over."""
+    write_store(tmp_path / "true", "target")
+    _turn_test_labels(tmp_path / "true", tmp_path / "turned")
+    true, turned = (_chosen(tmp_path / name) for name in ("true", "turned"))
+    assert (pd.read_parquet(true / "fused/index.parquet")["split"] == "test").sum() > 20
+    for name in ("features/features.npy", "features/logits.npy", "fused/fused.npy", "fused/logits.npy"):
+        np.testing.assert_array_equal(np.load(true / name), np.load(turned / name))
+    for name in ("features/index.parquet", "fused/index.parquet", "classifiers/scores.parquet"):
+        pd.testing.assert_frame_equal(pd.read_parquet(true / name), pd.read_parquet(turned / name))
+    first, second = (artifacts.read(path / "classifiers", "classifiers").content for path in (true, turned))
+    for key in ("candidates", "choice", "cv"):
+        assert first[key] == second[key]
+    files = [str(candidate["file"]) for candidate in first["candidates"] if candidate["file"]]
+    assert len(files) == len(SEARCH) + 1
+    for file in files:
+        assert (true / "classifiers" / file).read_bytes() == (turned / "classifiers" / file).read_bytes()
+
+
+def _turn_test_labels(store: Path, out: Path) -> None:
+    source = Store.open(store)
+    with artifacts.writing(out, "image-store", step="preprocess", settings={}) as (folder, content):
+        for name in ("images.npy", "rejected.csv"):
+            shutil.copyfile(store / name, folder / name)
+        table = pq.read_table(store / "manifest.parquet")
+        rows: list[dict[str, Any]] = table.to_pylist()
+        for row in rows:
+            row["label"] = 1 - row["label"] if row["split"] == "test" else row["label"]
+        pq.write_table(table.from_pylist(rows, schema=SCHEMA), folder / "manifest.parquet")
+        content.update(source.content)
+
+
+def _chosen(store: Path) -> Path:
+    """Fine-tune on a store, then extract, fuse and classify; returns the folder of the results."""
+    out = store.with_name(f"{store.name}-run")
+    finetune(
+        target_store=store, backbone="test_resnet", tl_source="scratch", pretrained=None, out=out / "model",
+        **(RECIPE | {"epochs": 1}),
+    )  # fmt: skip
+    extract(store=store, model=out / "model", threads=1, out=out / "features")
+    fuse(features=[out / "features"], out=out / "fused")
+    classify(fused=out / "fused", cv_folds=2, seed=0, out=out / "classifiers")
+    return out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -124,3 +126,33 @@ def test_versions_are_never_given_twice_and_the_first_is_champion(chain: Chain, 
     enter(chain.bundle, tmp_path / "registry")
     assert json.loads((home / "champion.json").read_text()) == champion
     assert not list(home.glob(".*"))
+
+
+def test_processes_that_register_at_once_each_get_a_version(tmp_path: Path) -> None:
+    """Six processes start at a signal, when all have imported what they need, and enter the bundle 20 times each."""
+    bundle = small_bundle(tmp_path / "bundle", name="tiny")
+    code = (
+        "import sys; from pathlib import Path; from radtransfer.registry.bundle import enter\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for _ in range(20): print(enter(Path(sys.argv[1]), Path(sys.argv[2])).name)"
+    )
+    command = [sys.executable, "-c", code, str(bundle), str(tmp_path / "registry")]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(6)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [errors for _, errors in said] == [""] * 6
+    versions = [name for output, _ in said for name in output.split()]
+    expected = [f"v{number:04d}" for number in range(1, 121)]
+    assert sorted(versions) == expected
+    home = tmp_path / "registry" / "tiny"
+    assert sorted(path.name for path in home.iterdir()) == ["champion.json", *expected]
+    digest = artifacts.read(bundle, "bundle").digest
+    assert {artifacts.read(home / name, "bundle", verify=True).digest for name in expected} == {digest}
+    champion = json.loads((home / "champion.json").read_text())
+    assert champion["version"] in versions and champion["digest"] == digest

@@ -86,14 +86,19 @@ def predict(
     bundle: Annotated[Path, typer.Option(help="Bundle that `register` or `run` made.")],
     explain: Annotated[Path | None, typer.Option(help="Folder for a Grad-CAM overlay of each image.")] = None,
     format_: Annotated[Literal["csv"], typer.Option("--format", help="Format of the output.")] = "csv",
-    threads: Threads = 2,
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads; 0: all that this process may use (affinity, container quota).")
+    ] = 0,
 ) -> None:
     """Score images: prints image,score,label (score: calibrated probability of abnormal)."""
     import csv
 
+    import joblib
+
     from radtransfer.registry.predict import predict as step
 
     del format_  # there is one
+    threads = threads or joblib.cpu_count()
     table = csv.writer(sys.stdout, lineterminator="\n")
     unreadable = 0
     for number, prediction in enumerate(step(bundle=bundle, images=images, threads=threads, explain_dir=explain)):

@@ -147,6 +147,16 @@ def test_predict_leaves_out_no_image_that_it_could_not_read(
     assert predictor["explain_dir"] == Path("e")
 
 
+def test_predict_takes_all_cpus_of_the_process_unless_told(
+    predictor: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 7)
+    for options, threads in (([], 7), (["--threads", "0"], 7), (["--threads", "3"], 3)):
+        assert invoke(monkeypatch, "predict", "--bundle", "b", "0.9.png", *options) == 0
+        assert predictor["threads"] == threads
+    assert invoke(monkeypatch, "predict", "--bundle", "b", "0.9.png", "--threads", "-1") == 2
+
+
 def test_predict_refuses_a_bundle_with_code_2(
     predictor: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,12 +20,13 @@ from radtransfer.registry.predict import predict
 from tests.conftest import Chain
 
 
-def test_predictions_are_the_scores_of_the_report(chain: Chain) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_predictions_are_the_scores_of_the_report(chain: Chain, threads: int) -> None:
     store = Store.open(chain.target_store)
     content = artifacts.read(chain.bundle, "bundle").content
     reported = pd.read_parquet(chain.evaluation / "test_scores.parquet").set_index("image_id")[content["row_id"]]
     names = store.manifest["image_id"].iloc[store.rows("test")].tolist()[::-1]
-    found = list(predict(bundle=chain.bundle, images=[chain.data_root / name for name in names], threads=1))
+    found = list(predict(bundle=chain.bundle, images=[chain.data_root / name for name in names], threads=threads))
     assert [prediction.image for prediction in found] == [chain.data_root / name for name in names]
     for name, prediction in zip(names, found, strict=True):
         assert prediction.score == pytest.approx(reported[name], abs=1e-4)

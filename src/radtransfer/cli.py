@@ -5,6 +5,7 @@ Everything heavy is imported by the command that needs it: ``radtransfer --help`
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,7 +43,13 @@ TlSource = Literal["scratch", "imagenet", "in_domain"]
 def main() -> None:
     """Entry point: what the user can put right is one message on standard error and exit code 2."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left (`| head -1`) can be met; at exit Python complains
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except RadtransferError as error:
         print(f"radtransfer: error: {error}", file=sys.stderr)
         sys.exit(2)

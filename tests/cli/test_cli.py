@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -155,6 +156,21 @@ def test_predict_takes_all_cpus_of_the_process_unless_told(
         assert invoke(monkeypatch, "predict", "--bundle", "b", "0.9.png", *options) == 0
         assert predictor["threads"] == threads
     assert invoke(monkeypatch, "predict", "--bundle", "b", "0.9.png", "--threads", "-1") == 2
+
+
+def test_a_reader_that_has_left_is_no_error_to_tell_of() -> None:
+    """Output smaller than the buffer is written at the very end, where Python itself would complain."""
+    code = "import sys; sys.stdin.readline(); from radtransfer.cli import main; main()"
+    command = [sys.executable, "-c", code, "datasets", "list"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_predict_refuses_a_bundle_with_code_2(

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -103,6 +103,17 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert decoded.pixels.shape == upright.shape
     assert np.abs(decoded.pixels.astype(int) - upright).mean() < 3
     assert ("exif_rotated" in decoded.flags) == (orientation != 1)
+
+
+def test_damaged_exif_does_not_lose_the_image(tmp_path: Path) -> None:
+    decoded = decode(saved(tmp_path / "a.png", Image.fromarray(RAMP), exif=b"neither II nor MM"))
+    np.testing.assert_array_equal(decoded.pixels, RAMP)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.XResolution] = 72.0
+    data = exif.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")  # a number said to be text
+    decoded = decode(saved(tmp_path / "b.jpg", Image.fromarray(RAMP), exif=data))
+    assert decoded.flags == ("exif_rotated",) and decoded.pixels.shape == RAMP.T.shape
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageFile
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
@@ -25,6 +25,15 @@ MAX_LOST = 0.1
 # Entropy-coded data that no encoder wrote and that holds no marker: what depends on it, the file did not hold.
 _FILLER = bytes(range(1, 252, 7)) * 1800
 _END_OF_IMAGE = b"\xff\xd9"
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -155,8 +164,9 @@ def _decode_picture(data: bytes, path: Path) -> Decoded:
             raise RadtransferError(f"{path}: damaged image ({error}); get this file again or remove it") from None
         image = _repaired(data, path, progressive=bool(image.info.get("progressive")))
         flags.append("truncated")
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
-        image = ImageOps.exif_transpose(image)
+    turn = _turn(image)
+    if turn is not None:
+        image = image.transpose(turn)
         flags.append("exif_rotated")
     if image.mode.startswith("I") or image.mode == "F":
         return Decoded(_to_8_bit(np.asarray(image, dtype=np.float64)), (*flags, "16bit"))
@@ -167,6 +177,15 @@ def _decode_picture(data: bytes, path: Path) -> Decoded:
     if image.mode not in ("L", "1") and _coloured(image):
         flags.append("colour")
     return Decoded(np.array(image.convert("L")), tuple(flags))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the image upright by its EXIF orientation; damaged EXIF says nothing of it."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises SyntaxError, struct.error, TypeError and more
+        return None
 
 
 def _opened(data: bytes, path: Path) -> ImageFile.ImageFile:

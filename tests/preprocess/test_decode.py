@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
 
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import decode as module
@@ -208,10 +209,10 @@ def decode_of(folder: Path, data: bytes) -> module.Decoded:
     return decode(path)
 
 
-def dicom(path: Path, pixels: np.ndarray, **tags: object) -> Path:
+def dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **tags: object) -> Path:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = syntax
     dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
     dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
@@ -284,6 +285,22 @@ def test_dicom_that_cannot_be_used_is_refused_without_its_tags(tmp_path: Path) -
             decode(path)
         assert path.name in str(caught.value)
         assert "Secret" not in str(caught.value)
+
+
+def test_deflated_dicom_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few kB can inflate to any size: what is held in memory stays near the bound, not near what it claims to be."""
+    plain = decode(dicom(tmp_path / "a.dcm", DEEP))
+    deflated = decode(dicom(tmp_path / "b.dcm", DEEP, DeflatedExplicitVRLittleEndian))
+    np.testing.assert_array_equal(plain.pixels, deflated.pixels)
+    huge = dicom(tmp_path / "c.dcm", DEEP, DeflatedExplicitVRLittleEndian, PixelData=bytes(100_000_000))
+    monkeypatch.setattr(module, "MAX_BYTES", 10_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RadtransferError, match=r"c\.dcm: DICOM file that inflates to more than"):
+            decode(huge)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import ExifTags, Image, ImageChops, ImageFile
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from radtransfer.errors import RadtransferError
 
@@ -265,13 +269,38 @@ def _windowed(values: npt.NDArray[np.float64], low: float, high: float) -> Grey:
     return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
+class _TooLargeError(Exception):
+    pass
+
+
+def _dicom_dataset(data: bytes) -> pydicom.Dataset:
+    """As :func:`pydicom.dcmread`, which inflates a deflated data set whatever it grows to; here it is bounded.
+
+    The transfer syntax stands in the file as text, so that one without this text is not deflated, however odd.
+    """
+    if DeflatedExplicitVRLittleEndian.encode() not in data:
+        return pydicom.dcmread(io.BytesIO(data), force=False)
+    stream = io.BytesIO(data)
+    stream.seek(132)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = inflater.decompress(stream.read(), MAX_BYTES)
+    if inflater.unconsumed_tail:
+        raise _TooLargeError
+    dataset = read_dataset(io.BytesIO(body), False, True)
+    dataset.file_meta = FileMetaDataset(meta)
+    return dataset
+
+
 def _decode_dicom(data: bytes, path: Path) -> Decoded:
     """One frame through modality LUT, then the file's own VOI LUT or window, else robust percentiles."""
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), force=False)
+        dataset = _dicom_dataset(data)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         rows, columns = int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
+    except _TooLargeError:
+        raise RadtransferError(f"{path}: DICOM file that inflates to more than {MAX_BYTES} bytes") from None
     except Exception as error:
         raise RadtransferError(f"{path}: damaged DICOM file ({type(error).__name__})") from None
     if frames != 1:

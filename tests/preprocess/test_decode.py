@@ -287,6 +287,17 @@ def test_dicom_that_cannot_be_used_is_refused_without_its_tags(tmp_path: Path) -
         assert "Secret" not in str(caught.value)
 
 
+def test_dicom_colour_becomes_luminance_at_any_depth(tmp_path: Path) -> None:
+    colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    for depth, grey in ((8, RAMP), (12, DEEP), (16, DEEP * np.uint16(16))):
+        pixels = np.stack([grey] * 3, axis=-1)
+        tags = {"Rows": grey.shape[0], "Columns": grey.shape[1], "BitsStored": depth, "HighBit": depth - 1}
+        decoded = decode(dicom(tmp_path / f"{depth}.dcm", pixels, **colour, **tags))
+        expected = grey if depth == 8 else decode(dicom(tmp_path / f"grey{depth}.dcm", grey)).pixels
+        np.testing.assert_allclose(decoded.pixels.astype(int), expected, atol=1)
+        assert "colour" in decoded.flags
+
+
 def test_deflated_dicom_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kB can inflate to any size: what is held in memory stays near the bound, not near what it claims to be."""
     plain = decode(dicom(tmp_path / "a.dcm", DEEP))

@@ -28,6 +28,7 @@ MAX_BYTES = 400_000_000
 MAX_LOST = 0.1
 # Entropy-coded data that no encoder wrote and that holds no marker: what depends on it, the file did not hold.
 _FILLER = bytes(range(1, 252, 7)) * 1800
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's
 _END_OF_IMAGE = b"\xff\xd9"
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -310,8 +311,10 @@ def _decode_dicom(data: bytes, path: Path) -> Decoded:
     _bounded(rows * columns, path)
     try:
         raw = dataset.pixel_array
+        if raw.ndim == 3 and raw.dtype == np.uint8:
+            return Decoded(np.array(Image.fromarray(raw).convert("L")), ("dicom", "colour"))
         if raw.ndim == 3:
-            return Decoded(np.array(Image.fromarray(raw.astype(np.uint8)).convert("L")), ("dicom", "colour"))
+            return Decoded(_to_8_bit(raw @ np.array(_LUMINANCE)), ("dicom", "colour"))
         real = apply_modality_lut(_significant_bits(raw, dataset), dataset)
         pixels = _shown(np.asarray(real, dtype=np.float64), dataset)
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on

@@ -298,6 +298,19 @@ def test_dicom_colour_becomes_luminance_at_any_depth(tmp_path: Path) -> None:
         assert "colour" in decoded.flags
 
 
+def test_no_tag_reaches_warnings_or_logs(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = dicom(tmp_path / "a.dcm", DEEP, SpecificCharacterSet="ISO_IR 100", NumberOfFrames="1 ")
+    data = path.read_bytes().replace(b"ISO_IR 100", b"SecretName")
+    path.write_bytes(data)
+    assert decode(path).flags == ("dicom",)
+    path.write_bytes(data.replace(b"IS\x02\x001 ", b"IS\x02\x00S^"))
+    with pytest.raises(RadtransferError, match=r"a\.dcm: damaged DICOM file \(\w+\)$"):
+        decode(path)
+    assert not recwarn.list and not caplog.records
+
+
 def test_deflated_dicom_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kB can inflate to any size: what is held in memory stays near the bound, not near what it claims to be."""
     plain = decode(dicom(tmp_path / "a.dcm", DEEP))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +156,11 @@ def decode_bytes(data: bytes, path: Path) -> Decoded:
     """As :func:`decode`, of bytes already read; ``path`` only names the file in errors."""
     if not data:
         raise RadtransferError(f"{path}: empty file")
-    decoded = _decode_dicom(data, path) if data[128:132] == b"DICM" else _decode_picture(data, path)
+    if data[128:132] == b"DICM":
+        with _pydicom_silent():
+            decoded = _decode_dicom(data, path)
+    else:
+        decoded = _decode_picture(data, path)
     if decoded.pixels.min() == decoded.pixels.max():
         raise RadtransferError(f"{path}: every pixel is {decoded.pixels.flat[0]}; not an image of anything")
     return decoded
@@ -268,6 +275,19 @@ def _windowed(values: npt.NDArray[np.float64], low: float, high: float) -> Grey:
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return np.zeros(values.shape, dtype=np.uint8)
     return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+@contextmanager
+def _pydicom_silent() -> Iterator[None]:
+    """What pydicom warns of, by two ways, quotes tags; a log is no place for them."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.disabled = before
 
 
 class _TooLargeError(Exception):

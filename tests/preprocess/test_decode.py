@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import decode as module
@@ -325,6 +326,17 @@ def test_deflated_dicom_is_read_within_bounds(tmp_path: Path, monkeypatch: pytes
         assert tracemalloc.get_traced_memory()[1] < 40_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_rle_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = (DEEP // 16).astype(np.uint8)
+    rows = b"".join(bytes([127]) + row[:128].tobytes() + bytes([71]) + row[128:].tobytes() for row in grey)
+    frame = struct.pack("<16I", 1, 64, *[0] * 14) + rows
+    path = dicom(tmp_path / "a.dcm", grey, RLELossless, PixelData=encapsulate([frame]))
+    np.testing.assert_array_equal(decode(path).pixels, decode(dicom(tmp_path / "b.dcm", grey)).pixels)
+    monkeypatch.setattr(module, "MAX_RLE_BYTES", len(frame) - 1)
+    with pytest.raises(RadtransferError, match=r"a\.dcm: \d+ bytes of RLE; at most \d+ are decoded"):
+        decode(path)
 
 
 @settings(max_examples=60, deadline=None)

@@ -21,13 +21,15 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from radtransfer.errors import RadtransferError
 
 Grey = npt.NDArray[np.uint8]
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 400_000_000
+MAX_RLE_BYTES = MAX_BYTES // 8
+"""RLE packs up to 64 to 1, and pydicom unpacks all of it, however small the image is said to be."""
 MAX_LOST = 0.1
 # Entropy-coded data that no encoder wrote and that holds no marker: what depends on it, the file did not hold.
 _FILLER = bytes(range(1, 252, 7)) * 1800
@@ -320,6 +322,7 @@ def _decode_dicom(data: bytes, path: Path) -> Decoded:
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         rows, columns = int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
+        packed = len(dataset.get("PixelData", b"")) if dataset.file_meta.TransferSyntaxUID == RLELossless else 0
     except _TooLargeError:
         raise RadtransferError(f"{path}: DICOM file that inflates to more than {MAX_BYTES} bytes") from None
     except Exception as error:
@@ -329,6 +332,8 @@ def _decode_dicom(data: bytes, path: Path) -> Decoded:
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"):
         raise RadtransferError(f"{path}: DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2")
     _bounded(rows * columns, path)
+    if packed > MAX_RLE_BYTES:
+        raise RadtransferError(f"{path}: {packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded")
     try:
         raw = dataset.pixel_array
         if raw.ndim == 3 and raw.dtype == np.uint8:

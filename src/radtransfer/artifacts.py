@@ -80,7 +80,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RadtransferError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RadtransferError(f"{path}: not valid JSON ({error}); make this artifact again") from None
 
 
@@ -160,12 +160,16 @@ def read(path: Path, kind: Kind, *, verify: bool = False) -> Artifact:
         raise RadtransferError(
             f"{description_path}: expected schema {SCHEMA} and kind {kind!r}; made by another version? Make it again"
         )
+    for key, type_ in (("digest", str), ("content", dict), ("made", dict), ("cost", dict), ("files", dict)):
+        if not isinstance(data.get(key), type_):
+            raise RadtransferError(f"{description_path}: entry {key!r} is missing or odd; make this artifact again")
+    files: dict[str, str] = data["files"]
+    artifact = Artifact(path, kind, data["digest"], data["content"], data["made"], data["cost"])
     try:
-        files: dict[str, str] = data["files"]
-        artifact = Artifact(path, kind, data["digest"], data["content"], data["made"], data["cost"])
-    except KeyError as error:
-        raise RadtransferError(f"{description_path}: entry {error} is missing; make this artifact again") from None
-    if artifact.digest != _digest(kind, artifact.content, files):
+        sound = artifact.digest == _digest(kind, artifact.content, files)
+    except ValueError:  # NaN or infinity, which json.loads accepts and no artifact has
+        sound = False
+    if not sound:
         raise RadtransferError(f"{description_path}: its content does not match its digest; it was changed by hand")
     present = set(_file_names(path)) - {DESCRIPTION[kind]}
     if present != set(files):
@@ -185,13 +189,17 @@ def peak_mib() -> float:
 
 
 def _file_names(folder: Path) -> list[str]:
-    """Relative POSIX names of all files below ``folder``; links are refused, since they may lead out of it."""
+    """Relative POSIX names of all files below ``folder``; links are refused, since they may lead out of it; so are
+    pipes and devices, which no reader expects.
+    """
     names = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise RadtransferError(f"{path}: links are not allowed in an artifact")
         if path.is_file():
             names.append(path.relative_to(folder).as_posix())
+        elif not path.is_dir():
+            raise RadtransferError(f"{path}: neither file nor folder; an artifact holds nothing else")
     return names
 
 

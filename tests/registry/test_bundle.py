@@ -71,11 +71,48 @@ def _remove_card(path: Path) -> None:
     (path / "MODEL_CARD.md").unlink()
 
 
-def test_a_bundle_with_an_unsound_description_is_refused(chain: Chain, tmp_path: Path) -> None:
-    with artifacts.writing(tmp_path / "bundle", "bundle", step="register", settings={}) as (_, content):
-        content.update(artifacts.read(chain.bundle, "bundle").content, threshold="high")
-    with pytest.raises(RadtransferError, match="wrong kind"):
-        next(predict(bundle=tmp_path / "bundle", images=[], threads=1), None)
+def described(chain: Chain, out: Path, **changes: object) -> Path:
+    """The bundle with other content, sealed anew: its digests are all right."""
+    with artifacts.writing(out, "bundle", step="register", settings={}) as (folder, content):
+        shutil.copytree(chain.bundle, folder, dirs_exist_ok=True)
+        (folder / "bundle.json").unlink()
+        content.update(artifacts.read(chain.bundle, "bundle").content | changes)
+    return out
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": "high"},
+        {"calibration": {"slope": 1.0}},
+        {"calibration": None},
+        {"classifier": None},
+        {"blocks": []},
+        {"blocks": [{"backbone": "test_resnet./../../aside", "start": 0, "model_digest": ""}]},
+        {"store_size": -5},
+        {"store_size": True},
+        {"store_size": 10**6},
+    ],
+)
+def test_a_bundle_with_an_unsound_description_is_refused(
+    chain: Chain, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    bundle = described(chain, tmp_path / "bundle", **changes)
+    with pytest.raises(RadtransferError, match=rf"bundle: bundle\.json: {next(iter(changes))}.*make the bundle again"):
+        next(predict(bundle=bundle, images=[], threads=1), None)
+
+
+def test_a_bundle_predicts_with_its_own_models_only(chain: Chain, tmp_path: Path) -> None:
+    """A model beside the bundle, or one put in the place of another and sealed, is not what the bundle was made of."""
+    shutil.copytree(chain.models[0], tmp_path / "aside")
+    bundle = described(chain, tmp_path / "outside", features="../../aside")
+    with pytest.raises(RadtransferError, match=r"features '\.\./\.\./aside' are of none of its models"):
+        next(predict(bundle=bundle, images=[], threads=1), None)
+    content = artifacts.read(chain.bundle, "bundle").content
+    blocks = [block | {"model_digest": "0" * 64} for block in content["blocks"]]
+    bundle = described(chain, tmp_path / "swapped", blocks=blocks)
+    with pytest.raises(RadtransferError, match="not the model that the bundle was made with"):
+        next(predict(bundle=bundle, images=[], threads=1), None)
 
 
 def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:

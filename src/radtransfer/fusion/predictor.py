@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
@@ -17,6 +18,8 @@ from radtransfer.fusion import FUSED, HEAD
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network, check_backbones, load_network
+
+MAX_SIDE = 8192  # px, of the stored images that a bundle may ask for
 
 
 @dataclass(frozen=True)
@@ -80,18 +83,48 @@ def of_bundle(bundle: Path) -> Predictor:
     return _build(content["features"], content["blocks"], networks, estimator, calibration, content["threshold"])
 
 
+class _Block(BaseModel):
+    model_config = ConfigDict(strict=True)
+    backbone: str = Field(pattern=r"^\w[\w.-]*$")  # it names a folder too, and timm takes anything behind a dot
+    start: int
+    model_digest: str
+
+
+class _Calibration(BaseModel):
+    model_config = ConfigDict(strict=True)
+    slope: FiniteFloat
+    intercept: FiniteFloat
+
+
+class _Content(BaseModel):
+    """What prediction reads of a bundle's description."""
+
+    model_config = ConfigDict(strict=True)
+    features: str
+    classifier: str
+    blocks: list[_Block] = Field(min_length=1)
+    calibration: _Calibration
+    threshold: FiniteFloat
+    store_size: int = Field(ge=1, le=MAX_SIDE)
+
+
 def _verified(bundle: Path) -> Artifact:
     """A bundle from elsewhere: every file is hashed, every value that is used is checked first."""
     artifact = artifacts.read(bundle, "bundle", verify=True)
     try:
-        backbones = [str(block["backbone"]) for block in artifact.content["blocks"]]
-        numbers = [artifact.content["threshold"], *artifact.content["calibration"].values()]
-        sound = all(isinstance(number, (int, float)) for number in [*numbers, artifact.content["store_size"]])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RadtransferError(f"{bundle}: bundle.json lacks {error}; make the bundle again") from None
-    if not sound or not backbones:
-        raise RadtransferError(f"{bundle}: bundle.json holds values of the wrong kind; make the bundle again")
-    check_backbones(backbones)
+        content = _Content.model_validate(artifact.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RadtransferError(f"{bundle}: bundle.json: {where}: {first['msg']}; make the bundle again") from None
+    digests = {block.backbone: block.model_digest for block in content.blocks}
+    if content.features not in (FUSED, *digests):
+        raise RadtransferError(f"{bundle}: bundle.json: features {content.features!r} are of none of its models")
+    check_backbones(list(digests))
+    for backbone in _backbones(content.features, artifact.content["blocks"]):
+        model = artifacts.read(bundle / "models" / backbone, "model")
+        if model.digest != digests[backbone]:
+            raise RadtransferError(f"{model.path}: not the model that the bundle was made with; make the bundle again")
     return artifact
 
 

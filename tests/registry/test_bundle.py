@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -119,6 +120,30 @@ def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:
     card = (chain.bundle / "MODEL_CARD.md").read_text()
     for needed in ("Not a medical device", "synthetic images", "AUROC", "shortcut/grey_level_histogram", "## Limits"):
         assert needed in card
+
+
+def test_what_was_changed_since_it_was_evaluated_is_not_registered(chain: Chain, tmp_path: Path) -> None:
+    """Packed unseen, it would get a sha256 of its own, and the bundle would be found sound."""
+    inputs = {
+        "evaluation": chain.evaluation / "metrics.json",
+        "classifiers": next(chain.classifiers[0].glob("*.skops")),
+        "models": chain.models[0] / "weights.safetensors",
+    }
+    for key, file in inputs.items():
+        copy = tmp_path / key
+        shutil.copytree(file.parent, copy)
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / file.name).write_bytes(bytes(data))
+        arguments: dict[str, Any] = {
+            "evaluation": chain.evaluation,
+            "classifiers": chain.classifiers,
+            "models": chain.models,
+        }
+        arguments |= {key: copy if key == "evaluation" else [copy, *arguments[key][1:]]}
+        with pytest.raises(RadtransferError, match=f"{file.name}: its sha256 is not the recorded one"):
+            register(name="tiny", target_store=chain.target_store, registry=None, out=tmp_path / "out", **arguments)
+        assert not (tmp_path / "out").exists()
 
 
 def small_bundle(path: Path, **content: object) -> Path:

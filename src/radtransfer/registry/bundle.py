@@ -45,20 +45,20 @@ def register(
 
     Raises:
         RadtransferError: the name cannot be a folder's, the selected candidate or one of its models is missing, or
-            they do not belong together.
+            they do not belong together or were changed since they were made.
     """
     _check_name(name, "register")
     store = Store.open(target_store)
-    evaluated = artifacts.read(evaluation, "evaluation")
+    evaluated = artifacts.read(evaluation, "evaluation", verify=True)
     metrics = artifacts.read_json(evaluation / "metrics.json")
     row = next(row for row in metrics["results"] if row["id"] == evaluated.content["selected"])
-    chosen = _of_source([artifacts.read(path, "classifiers") for path in classifiers], row["tl_source"])
+    chosen = _of_source([artifacts.read(path, "classifiers", verify=True) for path in classifiers], row["tl_source"])
     candidate_id = f"{row['features']}/{row['classifier']}"
     candidate = next((one for one in chosen.content["candidates"] if one["id"] == candidate_id), None)
     if candidate is None or chosen.content["store_digest"] != store.artifact.digest:
         raise RadtransferError(f"{chosen.path}: holds no candidate {candidate_id!r} fitted on {target_store}")
     blocks = [block for block in chosen.content["blocks"] if row["features"] in (FUSED, block["backbone"])]
-    by_digest = {model.digest: model for model in (artifacts.read(path, "model") for path in models)}
+    by_digest = {model.digest: model for model in (artifacts.read(path, "model", verify=True) for path in models)}
     missing = [block["backbone"] for block in blocks if block["model_digest"] not in by_digest]
     if missing:
         raise RadtransferError(f"register: the model of {missing[0]} behind {row['id']} is missing; hand it over")

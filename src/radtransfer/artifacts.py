@@ -84,6 +84,16 @@ def read_json(path: Path) -> Any:
         raise RadtransferError(f"{path}: not valid JSON ({error}); make this artifact again") from None
 
 
+def check_free(final: Path) -> None:
+    """See that an artifact can be written here.
+
+    Raises:
+        RadtransferError: ``final`` exists and is not an empty folder.
+    """
+    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
+        raise RadtransferError(f"{final}: already exists; name an output folder that does not exist yet")
+
+
 @contextmanager
 def writing(
     final: Path,
@@ -111,8 +121,7 @@ def writing(
         RadtransferError: ``final`` exists and is not an empty folder.
     """
     final = Path(final)
-    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
-        raise RadtransferError(f"{final}: already exists; name an output folder that does not exist yet")
+    check_free(final)
     staging = final.parent / f".{final.name}.partial-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)

@@ -39,10 +39,18 @@ def test_an_unreadable_image_is_named_and_the_others_are_scored(chain: Chain, tm
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")
     found = list(predict(bundle=chain.bundle, images=[bad, good], threads=1))
-    assert (found[0].score, found[0].label) == (None, None) and "bad.png" in found[0].reason
+    assert (found[0].score, found[0].label) == (None, None)
+    assert found[0].reason.startswith("not a PNG, JPEG or DICOM file")  # the command line names the file before it
     assert found[1].score is not None and found[1].reason == ""
     with pytest.raises(RadtransferError, match=r"absent\.png: no such file"):
         next(predict(bundle=chain.bundle, images=[good, tmp_path / "absent.png"], threads=1))
+
+
+def test_overlays_that_have_no_place_are_refused_before_images_are_scored(chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("x")
+    image = chain.data_root / Store.open(chain.target_store).manifest["image_id"].iloc[0]
+    with pytest.raises(RadtransferError, match="already exists"):
+        next(predict(bundle=chain.bundle, images=[image], threads=1, explain_dir=tmp_path))
 
 
 @pytest.mark.parametrize("name", ["classifier.skops", "bundle.json", "weights.safetensors", "MODEL_CARD.md"])

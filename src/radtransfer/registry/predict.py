@@ -26,7 +26,7 @@ class Prediction:
         image: the file.
         score: calibrated probability of abnormal; None where the file could not be read.
         label: by the bundle's own threshold; None where the file could not be read.
-        reason: why it could not be read; empty otherwise.
+        reason: why it could not be read, without the file's name; empty otherwise.
     """
 
     image: Path
@@ -48,13 +48,16 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
         explain_dir: folder for overlays of the readable images; None: none are made.
 
     Raises:
-        RadtransferError: a bundle that was tampered with or is not one, or an image file that is not there.
+        RadtransferError: a bundle that was tampered with or is not one, an image file that is not there, or a folder
+            for overlays that is not empty; before the first prediction.
     """
     absent = [path for path in images if not path.is_file()]
     if absent:
         raise RadtransferError(
             f"{absent[0]}: no such file ({len(absent)} of {len(images)} are missing); check the paths"
         )
+    if explain_dir is not None:
+        artifacts.check_free(explain_dir)
     settle(threads, 0)
     predictor = of_bundle(bundle)
     size = int(artifacts.read(bundle, "bundle").content["store_size"])
@@ -66,7 +69,7 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
             try:
                 stored.append(letterbox(decode(path).pixels, size)[0])
             except RadtransferError as error:
-                reasons[position] = str(error)
+                reasons[position] = str(error).removeprefix(f"{path}: ")
         scores = iter(predictor(np.stack(stored)) if stored else ())
         for position, path in enumerate(chunk):
             if position in reasons:

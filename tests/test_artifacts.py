@@ -39,8 +39,17 @@ def test_odd_descriptions_are_refused(model: Path, key: str, value: Any) -> None
     description = json.loads((model / "model.json").read_text())
     (model / "model.json").write_text(json.dumps(description | {key: value}))
     with pytest.raises(
-        RadtransferError, match=r"model\.json: (its content does not match|entry '\w+' is missing or odd)"
+        RadtransferError, match=r"model\.json: (it does not match its digest and seal|entry '\w+' is missing or odd)"
     ):
+        artifacts.read(model, "model")
+
+
+@pytest.mark.parametrize("key", ["made", "cost", "seal"])
+def test_what_the_digest_leaves_out_is_sealed(model: Path, key: str) -> None:
+    description = json.loads((model / "model.json").read_text())
+    changed = "0" * 64 if key == "seal" else description[key] | {"version": "1.0.0"}
+    (model / "model.json").write_text(json.dumps(description | {key: changed}))
+    with pytest.raises(RadtransferError, match=r"model\.json: it does not match its digest and seal"):
         artifacts.read(model, "model")
 
 

@@ -1,8 +1,8 @@
 """What passes between the steps: folders that say what they are.
 
 Every artifact is a folder with one small JSON file, named after its kind, that holds the schema version, how it was
-made (step, code version, settings, digests of its inputs), what it contains (shapes, units) and the sha256 of every
-other file in it. A consumer opens it with :func:`read`, which says clearly what does not fit.
+made (step, code version, settings, digests of its inputs), what it contains (shapes, units), the sha256 of every other
+file in it, and a seal over all that. A consumer opens it with :func:`read`, which says clearly what does not fit.
 """
 
 from __future__ import annotations
@@ -137,8 +137,9 @@ def writing(
             "inputs": {name: artifact.digest for name, artifact in (inputs or {}).items()},
         }
         cost = {"seconds": round(time.monotonic() - started, 3), "peak_mib": round(peak_mib(), 1)}
-        description = {"schema": SCHEMA, "kind": kind, "digest": _digest(kind, content, files), "content": content}
-        write_json(staging / DESCRIPTION[kind], description | {"made": made, "cost": cost, "files": files})
+        description: dict[str, Any] = {"schema": SCHEMA, "kind": kind, "digest": _digest(kind, content, files)}
+        description |= {"content": content, "made": made, "cost": cost, "files": files}
+        write_json(staging / DESCRIPTION[kind], description | {"seal": _sha256(description)})
         if final.exists():
             final.rmdir()
         staging.rename(final)
@@ -175,11 +176,11 @@ def read(path: Path, kind: Kind, *, verify: bool = False) -> Artifact:
     files: dict[str, str] = data["files"]
     artifact = Artifact(path, kind, data["digest"], data["content"], data["made"], data["cost"])
     try:
-        sound = artifact.digest == _digest(kind, artifact.content, files)
+        sound = artifact.digest == _digest(kind, artifact.content, files) and data.pop("seal", "") == _sha256(data)
     except ValueError:  # NaN or infinity, which json.loads accepts and no artifact has
         sound = False
     if not sound:
-        raise RadtransferError(f"{description_path}: its content does not match its digest; it was changed by hand")
+        raise RadtransferError(f"{description_path}: it does not match its digest and seal; it was changed by hand")
     present = set(_file_names(path)) - {DESCRIPTION[kind]}
     if present != set(files):
         odd = sorted(present ^ set(files))[0]
@@ -213,5 +214,10 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _digest(kind: str, content: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    canonical = json.dumps([SCHEMA, kind, content, files], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _sha256([SCHEMA, kind, content, files])
+
+
+def _sha256(value: Any) -> str:
+    """Of the one way to write ``value`` as JSON; NaN and infinity are refused."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

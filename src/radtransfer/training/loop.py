@@ -25,7 +25,7 @@ HEAD_RATE = 2.0
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.98
 CLIP_NORM = 5.0
-GROWTH = ((0.5, 0.5), (0.75, 0.7), (1.0, 1.0))
+GROWTH = ((0.4, 0.5), (0.7, 0.7), (1.0, 1.0))
 """Up to this share of the epochs, this share of the input size (Howard 2018, progressive resizing)."""
 SMALLEST = 128
 """Below this side, px, a radiograph is not shrunk for the first epochs."""

@@ -62,7 +62,7 @@ class RunConfig(BaseModel):
     pretrain_epochs: int = Field(default=5, ge=1, description="passes over the source images")
     finetune_epochs: int = Field(default=8, ge=1, description="passes over the target's training images")
     batch_size: int = Field(default=16, ge=2, description="images per training step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=0.02, ge=0, description="decoupled weight decay of AdamW")
 
     cv_folds: int = Field(default=5, ge=2, le=20, description="folds of the grouped cross-validation of classifiers")

@@ -13,13 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
+from radtransfer.config import MAX_SIDE
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import FUSED, HEAD
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network, check_backbones, load_network
-
-MAX_SIDE = 8192  # px, of the stored images that a bundle may ask for
 
 
 @dataclass(frozen=True)

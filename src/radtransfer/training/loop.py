@@ -27,7 +27,7 @@ EMA_DECAY = 0.98
 CLIP_NORM = 5.0
 GROWTH = ((0.4, 0.5), (0.7, 0.7), (1.0, 1.0))
 """Up to this share of the epochs, this share of the input size (Howard 2018, progressive resizing)."""
-SMALLEST = 128
+SMALLEST = 160
 """Below this side, px, a radiograph is not shrunk for the first epochs."""
 
 

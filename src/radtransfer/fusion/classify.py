@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import parallel_config
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -107,6 +108,7 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
             content,
         ),
         threadpool_limits(1),
+        parallel_config("loky", inner_max_num_threads=1),  # as many processes as the container has CPUs
     ):
         for on, name in track(jobs, f"classify {about['tl_source']}", len(jobs)):
             file: str | None = None
@@ -122,7 +124,7 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
                     scoring="roc_auc",
                     cv=folds,
                     error_score="raise",
-                    n_jobs=-1,  # processes of one thread each, as many as the container has CPUs
+                    n_jobs=-1,
                 ).fit(matrix[train], y_train)
                 params = {key.removeprefix("classifier__"): value for key, value in search.best_params_.items()}
                 cv_auroc = float(search.best_score_)

@@ -180,7 +180,10 @@ def read(path: Path, kind: Kind, *, verify: bool = False) -> Artifact:
     except ValueError:  # NaN or infinity, which json.loads accepts and no artifact has
         sound = False
     if not sound:
-        raise RadtransferError(f"{description_path}: it does not match its digest and seal; it was changed by hand")
+        raise RadtransferError(
+            f"{description_path}: it does not match its digest and seal: it was changed by hand, or "
+            "made by another version; make it again"
+        )
     present = set(_file_names(path)) - {DESCRIPTION[kind]}
     if present != set(files):
         odd = sorted(present ^ set(files))[0]

@@ -55,7 +55,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     return [
         f"wall {cost['wall_seconds']:.1f} s, inside steps {cost['inside_steps_seconds']:.1f} s, overhead "
         f"{cost['overhead_seconds']:.1f} s = {cost['overhead_share']:.1%} (aim: below {AIM:.0%}); "
-        f"peak {found['peak_mib']:.0f} MiB a task",
+        f"peak {found['peak_mib']:.0f} MiB, all processes together",
         "  step       tasks  start-up, mean s",
         *tasks,
     ]

@@ -85,7 +85,7 @@ def run_local(config: RunConfig, *, data_root: Path, out: Path, registry: Path |
                 "resumed": resumed,
                 "started": started,
                 "wall_seconds": round(time.time() - started, 3),
-                "peak_mib": max(task["peak_mib"] for task in tasks),
+                "peak_mib": round(watch.peak_mib, 1),
                 "tasks": tasks,
                 "orchestration": overhead(begun, ended, watch.ends.values()),
             },
@@ -283,7 +283,7 @@ def _summary(out: Path) -> None:
     said.print(f"selected by validation: {chosen['id']}, AUROC {_figure(chosen['auroc'])}", markup=False)
     cost = spent["orchestration"]
     said.print(
-        f"{spent['wall_seconds'] / 60:.1f} minutes, at most {spent['peak_mib']:.0f} MiB a task, "
+        f"{spent['wall_seconds'] / 60:.1f} minutes, at most {spent['peak_mib']:.0f} MiB, "
         f"orchestration {cost['overhead_seconds']:.0f} s ({cost['overhead_share']:.0%}), "
         f"of which imports {cost['of_which_imports_seconds']:.0f} s"
     )

@@ -1,4 +1,4 @@
-"""Following a local run: what its tasks say of themselves, shown as it comes."""
+"""Following a local run: what its tasks say of themselves, shown as it comes, and the memory that it holds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
@@ -16,6 +17,23 @@ from rich.text import Text
 from radtransfer.progress import console
 
 PROGRESS = re.compile(r": \d+/\d+, about ")
+MEMORY_EVERY = 1.0  # s
+
+
+def resident_mib() -> float:
+    """Memory that this process and all its descendants hold at the moment, MiB.
+
+    A page that several share counts once (Linux, proportional set size); elsewhere only what is a process's own.
+    """
+    this = psutil.Process()
+    held = 0
+    for process in (this, *this.children(recursive=True)):
+        try:
+            memory = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # it ended meanwhile
+        held += getattr(memory, "pss", memory.uss)
+    return float(held) / 2**20
 
 
 class Watch:
@@ -25,12 +43,15 @@ class Watch:
         ends: by task, the event that it ended with.
         running: by task, the event that it began with.
         error: the first failure of this session, if any.
+        peak_mib: the most memory that all processes of the run held at once, in samples taken every second.
     """
 
     def __init__(self, work: Path, total: int) -> None:
         self.ends: dict[str, dict[str, Any]] = {}
         self.running: dict[str, dict[str, Any]] = {}
         self.error: dict[str, Any] | None = None
+        self.peak_mib = 0.0
+        self._measured = 0.0
         self._work = work
         self._total = total
         self._seen = 0
@@ -53,6 +74,9 @@ class Watch:
 
     def poll(self) -> None:
         """Take in what is new, and show it."""
+        if time.monotonic() - self._measured >= MEMORY_EVERY:
+            self.peak_mib = max(self.peak_mib, resident_mib())
+            self._measured = time.monotonic()
         for event in self._read():
             self._take(event)
             name = event["task"]

@@ -54,6 +54,7 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     run = json.loads((out / "run.json").read_text())
     assert len(run["tasks"]) == 32 and len({task["task"] for task in run["tasks"]}) == 32
     assert all(task["seconds"] >= task["start_up_seconds"] > 0 and task["peak_mib"] > 5 for task in run["tasks"])
+    assert run["peak_mib"] > max(task["peak_mib"] for task in run["tasks"])  # two tasks at once, and who watches them
     cost = run["orchestration"]
     assert cost["overhead_seconds"] + cost["inside_steps_seconds"] == pytest.approx(cost["wall_seconds"], abs=0.01)
     assert run["config"]["seed"] == 7 and not run["resumed"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess.decode import Grey
+
+if TYPE_CHECKING:  # it loads pydicom, which those who only read a store do not need
+    from radtransfer.preprocess.decode import Grey
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema(

@@ -1,0 +1,45 @@
+"""The ablation that docs/results.md rests on, on synthetic radiographs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from conftest import Chain
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ablation.py"
+
+
+def test_settings_are_compared_on_the_same_images(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {
+        "name": "tiny", "target_layout": "phantoms", "target_path": "phantoms", "target_part": "hand",
+        "source_layout": "phantoms", "source_path": "phantoms", "image_size": 64, "validation_fraction": 0.3,
+        "backbones": ["test_efficientnet"], "input_size": 64, "weights_mirror": str(chain.data_root.parent / "mirror"),
+        "finetune_epochs": 1, "batch_size": 8, "threads": 1,
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def ablation(*vary: str) -> list[str]:
+        arguments = ["--config", str(tmp_path / "config.yaml"), "--data-root", str(chain.data_root)]
+        arguments += ["--backbone", "test_efficientnet"] + [part for text in vary for part in ("--vary", text)]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    base, same, constant, entry, last = ablation("threads=1", "loop.HEAD_RATE=100", "learning_rate=1e-2")
+    assert re.match(r"as configured: AUROC 0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\), \d+ s$", base)
+    assert ", +0.000 (+0.000 to +0.000), " in same
+    assert ", +0.000 (+0.000 to +0.000), " not in constant + entry
+    assert "validation images" in last
+
+    with pytest.raises(SystemExit, match="seed=1: validates on other images"):
+        ablation("seed=1")

@@ -20,9 +20,7 @@ def pairs(
 ) -> set[tuple[int, int]]:
     small = [grouping.thumbnail(image) for image in images]
     descriptors = np.array([grouping.descriptor(image) for image in small])
-    found = grouping.near_duplicates(descriptors, files, small, limits)
-    assert set(found) == set(grouping.near_duplicates(descriptors, files, small, limits, block=3))
-    return set(found)
+    return set(grouping.near_duplicates(descriptors, files, small, limits))
 
 
 def far(count: int) -> list[str]:

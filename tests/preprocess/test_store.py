@@ -100,17 +100,3 @@ def test_images_are_streamed(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5 * 2**20
-
-
-def test_scratch_gives_back_by_position(tmp_path: Path) -> None:
-    scratch = store.Scratch(tmp_path / "x", (3, 5))
-    images = np.random.default_rng(0).integers(0, 255, (6, 3, 5)).astype(np.uint8)
-    for k, image in enumerate(images):
-        scratch.append(image)
-        np.testing.assert_array_equal(scratch[k // 2], images[k // 2])
-    np.testing.assert_array_equal([scratch[k] for k in (5, 0, 3)], images[[5, 0, 3]])
-    with pytest.raises(IndexError):
-        scratch[6]
-    with pytest.raises(ValueError, match="expected shape"):
-        scratch.append(images[0].T)
-    scratch.close()

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,14 +17,16 @@ from radtransfer import artifacts, datasets
 from radtransfer.datasets.records import Dataset, Record, near
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
-from radtransfer.preprocess.decode import Grey, Letterbox, decode_bytes, letterbox, read_bytes
+from radtransfer.preprocess.decode import Grey, Letterbox
+from radtransfer.preprocess.ingest import Scratch, ingest
 from radtransfer.progress import track
 
 
 @dataclass(frozen=True)
 class _Image:
-    """A decoded image, waiting in the scratch files at its position."""
+    """A decoded image, waiting in the scratch files at its place."""
 
+    place: int
     record: Record
     role: str
     dataset: Dataset
@@ -107,10 +109,10 @@ def preprocess(
         }
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folders["target"][0].parent, prefix=".")))
         squares, thumbnails = (
-            stack.enter_context(closing(store.Scratch(scratch / name, (side, side))))
+            Scratch(scratch / name, (side, side))
             for name, side in (("squares", image_size), ("thumbnails", grouping.THUMBNAIL))
         )
-        images, descriptors = _decoded(data_root, (target, source), squares, thumbnails, image_size)
+        images, descriptors = _decoded(data_root, (target, source), squares, thumbnails)
         names, pairs = _group_names(images, descriptors, thumbnails)
         target_files = {
             names[i]: image.record.file for i, image in reversed(list(enumerate(images))) if image.role == "target"
@@ -124,7 +126,7 @@ def preprocess(
             rows = [_row(images[i], side, names[i], splits[names[i]]) for i in mine]
             folder, content = folders[side.role]
             side.rejected.sort()
-            store.write(folder, rows, (squares[i] for i in mine), image_size, side.rejected, side.found)
+            store.write(folder, rows, (squares[images[i].place] for i in mine), image_size, side.rejected, side.found)
             kept = set(mine)
             inside = sum(1 for i, j in pairs if i in kept and j in kept)
             content.update(_content(side, rows, image_size, inside))
@@ -157,26 +159,20 @@ def _sides(data_root: Path, target: tuple[str, str, str], source: tuple[str, str
 
 
 def _decoded(
-    data_root: Path, sides: tuple[_Side, _Side], squares: store.Scratch, thumbnails: store.Scratch, size: int
+    data_root: Path, sides: tuple[_Side, _Side], squares: Scratch, thumbnails: Scratch
 ) -> tuple[list[_Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
     images: list[_Image] = []
     descriptors = []
     work = [(side, record) for side in sides for record in side.records]
-    for side, record in track(work, "preprocess: decode", len(work)):
-        path = Path(data_root) / record.file
-        try:
-            data = read_bytes(path)
-            decoded = decode_bytes(data, path)
-        except RadtransferError as error:
-            side.rejected.append((record.file, str(error).removeprefix(f"{path}: ")))
+    ingested = ingest([Path(data_root) / record.file for _, record in work], squares, thumbnails)
+    for place, got in enumerate(track(ingested, "preprocess: decode", len(work))):
+        side, record = work[place]
+        if isinstance(got, str):
+            side.rejected.append((record.file, got))
             continue
-        square, box = letterbox(decoded.pixels, size)
-        squares.append(square)
-        small = grouping.thumbnail(decoded.pixels)
-        thumbnails.append(small)
-        descriptors.append(grouping.descriptor(small))
-        digest, pixels = hashlib.sha256(data).hexdigest(), grouping.pixel_sha256(decoded.pixels)
-        images.append(_Image(record, side.role, side.dataset, digest, pixels, box, (*record.flags, *decoded.flags)))
+        descriptors.append(got.descriptor)
+        flags = (*record.flags, *got.flags)
+        images.append(_Image(place, record, side.role, side.dataset, got.sha256, got.pixel_sha256, got.box, flags))
     return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
 
 
@@ -184,15 +180,15 @@ def _decoded(
 class _Chosen:
     """Some of the thumbnails, numbered anew."""
 
-    thumbnails: store.Scratch
-    positions: list[int]
+    thumbnails: Scratch
+    places: list[int]
 
     def __getitem__(self, position: int, /) -> Grey:
-        return self.thumbnails[self.positions[position]]
+        return self.thumbnails[self.places[position]]
 
 
 def _group_names(
-    images: list[_Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], thumbnails: store.Scratch
+    images: list[_Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], thumbnails: Scratch
 ) -> tuple[list[str], list[tuple[int, int]]]:
     """Name of each image's leakage group, and the pairs of near duplicates."""
     pairs: list[tuple[int, int]] = []
@@ -201,7 +197,9 @@ def _group_names(
             i for i, image in enumerate(images) if image.record.patient_id is None and image.dataset.slices == slices
         ]
         files = [images[i].record.file for i in some]
-        found = grouping.near_duplicates(descriptors[some], files, _Chosen(thumbnails, some), limits)
+        found = grouping.near_duplicates(
+            descriptors[some], files, _Chosen(thumbnails, [images[i].place for i in some]), limits
+        )
         pairs += [(some[i], some[j]) for i, j in found]
     keys = [
         [f"file {image.sha256}", f"pixels {image.pixel_sha256}"]

@@ -148,35 +148,3 @@ def write(
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("file", "reason"))
         writer.writerows(rejected)
-
-
-class Scratch:
-    """Equal-sized uint8 images in an unnamed place on disk: appended while decoding, read back by position."""
-
-    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
-        self._shape = shape
-        self._stream = path.open("w+b")
-        self._count = 0
-
-    def append(self, image: Grey) -> None:
-        """Add one image.
-
-        Raises:
-            ValueError: it has another shape.
-        """
-        if image.shape != self._shape:
-            raise ValueError(f"expected shape {self._shape}, got {image.shape}")
-        self._stream.seek(0, 2)
-        self._stream.write(image.tobytes())
-        self._count += 1
-
-    def __getitem__(self, position: int) -> Grey:
-        if not 0 <= position < self._count:
-            raise IndexError(position)
-        length = self._shape[0] * self._shape[1]
-        self._stream.seek(position * length)
-        return np.frombuffer(self._stream.read(length), dtype=np.uint8).reshape(self._shape)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from radtransfer.datasets import phantoms
-from radtransfer.datasets.pseudonym import VARIABLE
+from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.decode import decode, letterbox
 from radtransfer.preprocess.run import preprocess
@@ -201,17 +202,22 @@ def test_mura_official_test_set_is_kept_and_its_patients_stay_out(
     assert set(table.loc[~official, "split"]) == {"train", "validation"}
     share = (table.loc[~official, "split"] == "validation").mean()
     assert 0.12 < share < 0.28
+    of = Pseudonyms.from_environment("MURA").of
     rejected = {entry["file"]: entry["reason"] for entry in target.content["rejected"]}
-    assert rejected["MURA-v1.1/train/XR_HUMERUS/patient00002/study1_negative/image7.png"] == (
+    assert rejected[f"MURA-v1.1/train/XR_HUMERUS/{of('patient00002')}/study1_negative/image7.png"] == (
         "same leakage group as an image of the official test set"
     )
     assert target.content["grouping"] == "patient"
     gone = {entry["file"]: entry["reason"] for entry in source.content["rejected"]}
-    assert list(gone) == ["MURA-v1.1/train/XR_WRIST/patient00031/study1_positive/image1.png"]
-    assert "same patient as the target image MURA-v1.1/valid/XR_HUMERUS/patient00031/" in next(iter(gone.values()))
+    test_patient = of("patient00031")
+    assert list(gone) == [f"MURA-v1.1/train/XR_WRIST/{test_patient}/study1_positive/image1.png"]
+    assert f"same patient as the target image MURA-v1.1/valid/XR_HUMERUS/{test_patient}/" in next(iter(gone.values()))
     assert source.manifest["image_id"].str.contains("/valid/").sum() == 12
-    shown = table.drop(columns=["image_id", "source_file"]).to_csv()
-    assert "patient00" not in shown and table["study_id"].nunique() == 37  # patient 2 went with its twin
+    assert table["study_id"].nunique() == 37  # patient 2 went with its twin
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written) == 8
+    assert "patient0" not in table.to_csv() + source.manifest.to_csv()  # Parquet packs its columns
+    assert not any(re.search(rb"patient\d", path.read_bytes()) for path in written)
     again, _ = run(tmp_path, tmp_path / "again", **MURA)
     assert again.artifact.digest == target.artifact.digest
 

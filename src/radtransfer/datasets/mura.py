@@ -7,6 +7,7 @@ of the part that is asked for.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from radtransfer.datasets.pseudonym import Pseudonyms
 from radtransfer.datasets.records import Dataset, Folder, Record
@@ -15,23 +16,28 @@ PATTERN = re.compile(
     r"(?P<official>train|valid)/XR_(?P<part>[A-Z]+)/(?P<patient>patient\d+)/(?P<study>study\d+)_(?P<label>positive|negative)/"
     r"image\d+\.png"
 )
+PATIENT = re.compile(r"patient\d+")
 
 
 def read(folder: Folder, part: str | None) -> Dataset:
-    """Read a MURA folder; patient and study ids leave it as keyed pseudonyms.
+    """Read a MURA folder; patient and study ids leave it as keyed pseudonyms, in the names of files as well.
 
     Raises:
         RadtransferError: ``train`` or ``valid`` is missing, or no pseudonym key is set.
     """
     del part
     pseudonyms = Pseudonyms.from_environment(f"{folder.path.name}, layout mura")
+
+    def masked(path: Path) -> str:
+        return PATIENT.sub(lambda found: pseudonyms.of(found[0]), folder.file(path))
+
     records, rejected = [], []
     for name in ("train", "valid"):
         folder.need(name, "mura")
         for path in folder.images(name):
             found = PATTERN.fullmatch(path.relative_to(folder.path).as_posix())
             if found is None:
-                rejected.append((folder.file(path), "not at <set>/XR_<PART>/patient<id>/study<k>_<label>/image<i>.png"))
+                rejected.append((masked(path), "not at <set>/XR_<PART>/patient<id>/study<k>_<label>/image<i>.png"))
                 continue
             body_part, patient = found["part"].lower(), found["patient"]
             records.append(
@@ -42,6 +48,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
                     patient_id=pseudonyms.of(patient),
                     study_id=pseudonyms.of(f"{patient}/{body_part}/{found['study']}"),
                     official="test" if found["official"] == "valid" else "train",
+                    alias=masked(path),
                 )
             )
     records.sort(key=lambda record: record.file)

@@ -26,6 +26,7 @@ class Record:
             where the data set has no official split.
         boxes: findings as (x0, y0, x1, y1), shares of width and height of the upright image.
         flags: what the data set says about the image, e.g. ``hardware``.
+        alias: what artifacts call the file where its path holds the id of a patient or study; empty: its path.
     """
 
     file: str
@@ -36,6 +37,12 @@ class Record:
     official: str | None = None
     boxes: tuple[Box, ...] = ()
     flags: tuple[str, ...] = ()
+    alias: str = ""
+
+    @property
+    def name(self) -> str:
+        """What artifacts call the image."""
+        return self.alias or self.file
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def preprocess(
         images, descriptors = _decoded(data_root, (target, source), squares, thumbnails)
         names, pairs = _group_names(images, descriptors, thumbnails)
         target_files = {
-            names[i]: image.record.file for i, image in reversed(list(enumerate(images))) if image.role == "target"
+            names[i]: image.record.name for i, image in reversed(list(enumerate(images))) if image.role == "target"
         }
         for side in (target, source):
             mine = [i for i, image in enumerate(images) if image.role == side.role]
@@ -168,7 +168,7 @@ def _decoded(
     for place, got in enumerate(track(ingested, "preprocess: decode", len(work))):
         side, record = work[place]
         if isinstance(got, str):
-            side.rejected.append((record.file, got))
+            side.rejected.append((record.name, got))
             continue
         descriptors.append(got.descriptor)
         flags = (*record.flags, *got.flags)
@@ -224,7 +224,7 @@ def _shared(group: str, target_files: dict[str, str]) -> str | None:
 
 def _leave_out(positions: list[int], images: list[_Image], side: _Side, reasons: Mapping[int, str | None]) -> list[int]:
     """Those without a reason to be left out; the others are listed with it."""
-    side.rejected += [(images[i].record.file, reason) for i in positions if (reason := reasons.get(i))]
+    side.rejected += [(images[i].record.name, reason) for i in positions if (reason := reasons.get(i))]
     return [i for i in positions if not reasons.get(i)]
 
 
@@ -271,7 +271,7 @@ def _row(image: _Image, side: _Side, group: str, where: str) -> dict[str, Any]:
     record, box = image.record, image.box
     width, height = box.width, box.height
     return {
-        "image_id": record.file,
+        "image_id": record.name,
         "label": record.label,
         "label_name": side.dataset.classes[record.label],
         "body_part": "+".join(record.parts) if side.role == "source" else side.part,
@@ -280,7 +280,7 @@ def _row(image: _Image, side: _Side, group: str, where: str) -> dict[str, Any]:
         "group_id": group,
         "split": where,
         "boxes": [list(box.box(x0 * width, y0 * height, x1 * width, y1 * height)) for x0, y0, x1, y1 in record.boxes],
-        "source_file": record.file,
+        "source_file": record.name,
         "sha256": image.sha256,
         "flags": sorted(image.flags),
         "width": width,

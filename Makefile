@@ -56,7 +56,7 @@ repro: venv ## bring the DVC stages up to date: data sets, then one run (params.
 
 data/phantoms: | venv
 	rm -rf $@.partial
-	"$(BIN)/radtransfer" datasets phantoms --difficulty 0.2 --out $@.partial
+	"$(BIN)/radtransfer" datasets phantoms --out $@.partial
 	mv $@.partial $@
 
 test: venv ## the fast tests

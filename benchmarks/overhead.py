@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="key=value")
     given = parser.parse_args()
     if not given.data_root.exists():
-        command("datasets", "phantoms", "--difficulty", "0.2", "--out", str(given.data_root / "phantoms"))
+        command("datasets", "phantoms", "--out", str(given.data_root / "phantoms"))
     shares = []
     for number in range(1, given.repeat + 1):
         found = run(given.config, given.data_root, given.overrides)

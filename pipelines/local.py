@@ -71,6 +71,7 @@ def run_local(config: RunConfig, *, data_root: Path, out: Path, registry: Path |
         outfolder.collect(out, watch.ends)
         chosen = config.model_dump(mode="json")
         (out / "config.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False), encoding="utf-8")
+        spans = [[event["started"], event["time"]] for event in watch.ends.values()]
         tasks = [_cost(name, event) for name, event in sorted(watch.ends.items(), key=lambda item: item[1]["started"])]
         write_json(
             out / outfolder.FINISHED,
@@ -84,8 +85,9 @@ def run_local(config: RunConfig, *, data_root: Path, out: Path, registry: Path |
                 "platform": platform.platform(),
                 "resumed": resumed,
                 "started": started,
-                "wall_seconds": round(time.time() - started, 3),
-                "peak_mib": round(watch.peak_mib, 1),
+                # Of a run that was taken up: this session, and what earlier ones spent on tasks that they finished.
+                "wall_seconds": round(time.time() - started + _covered(spans, 0, started), 3),
+                "peak_mib": max(round(watch.peak_mib, 1), *(task["peak_mib"] for task in tasks)),
                 "tasks": tasks,
                 "orchestration": overhead(begun, ended, watch.ends.values()),
             },

@@ -53,6 +53,10 @@ def main() -> None:
     except RadtransferError as error:
         print(f"radtransfer: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a folder where a file is expected, no permission, a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"radtransfer: error: {where}{error.strerror or error}; make room or name another path", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("radtransfer: interrupted; a `run` goes on where it was when it is started again", file=sys.stderr)
         sys.exit(130)
@@ -380,7 +384,7 @@ def datasets_phantoms(
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist or be empty.")],
     images_per_part: Annotated[int, typer.Option(min=1, help="Images of each body part.")] = 200,
     parts: Annotated[list[str] | None, typer.Option(help="Body part; repeatable; none: all.")] = None,
-    difficulty: Annotated[float, typer.Option(min=0, max=1, help="0: wide gaps; 1: faint hairlines.")] = 0.3,
+    difficulty: Annotated[float, typer.Option(min=0, max=1, help="0: wide gaps; 1: faint hairlines.")] = 0.2,
     size: Annotated[int, typer.Option(min=64, help="Longer side, px.")] = 160,
     seed: Seed = 0,
 ) -> None:

@@ -93,6 +93,15 @@ def test_what_the_user_can_put_right_is_one_line_and_code_2(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_a_path_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    run = ("run", "--data-root", str(tmp_path), "--out", str(tmp_path / "out"))
+    done = radtransfer(*run, "--config", str(tmp_path))
+    assert done.returncode == 2 and f"{tmp_path}: Is a directory" in done.stderr and "Traceback" not in done.stderr
+    (tmp_path / "file").write_text("")
+    done = radtransfer("datasets", "phantoms", "--out", str(tmp_path / "file" / "phantoms"))
+    assert done.returncode == 2 and "Not a directory" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A stand-in for prediction: scores by file name, none for files named `broken`."""

@@ -28,6 +28,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(root: Path, out: Path, **settings: Any) -> tuple[Store, Store]:
     given = {
+        "target_out": out / "target",
+        "source_out": out / "source",
         "data_root": root,
         "target_layout": "phantoms",
         "target_path": "ph",
@@ -41,7 +43,7 @@ def run(root: Path, out: Path, **settings: Any) -> tuple[Store, Store]:
         "max_images": 0,
         "seed": 0,
     }
-    preprocess(**(given | settings), target_out=out / "target", source_out=out / "source")
+    preprocess(**(given | settings))
     return Store.open(out / "target"), Store.open(out / "source")
 
 
@@ -273,3 +275,9 @@ def test_two_data_sets_may_differ_in_layout_and_class_names(root: Path, tmp_path
     )
     assert set(some.manifest["body_part"]) == {"knee"}
     assert "90 images of other body parts were not asked for" in some.content["notes"]
+
+
+def test_both_stores_in_one_folder_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(RadtransferError, match="named for both stores"):
+        run(root, tmp_path, source_out=tmp_path / "target")
+    assert not any(tmp_path.iterdir())

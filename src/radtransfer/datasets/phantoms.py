@@ -67,7 +67,7 @@ def make_phantoms(
     out: Path,
     images_per_part: int = 200,
     parts: Sequence[str] = PARTS,
-    difficulty: float = 0.3,
+    difficulty: float = 0.2,
     size: int = 160,
     seed: int = 0,
 ) -> None:

@@ -85,8 +85,11 @@ def preprocess(
         target_out, source_out: where the stores shall lie.
 
     Raises:
-        RadtransferError: a folder, layout, part or class is missing, or a split would lack a class.
+        RadtransferError: a folder, layout, part or class is missing, a split would lack a class, or both stores are
+            to lie in one folder.
     """
+    if Path(target_out).absolute() == Path(source_out).absolute():
+        raise RadtransferError(f"{target_out}: named for both stores; name a folder for each")
     target, source = _sides(
         data_root, (target_layout, target_path, target_part), (source_layout, source_path, list(source_parts))
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from radtransfer import datasets
-from radtransfer.datasets.fracatlas import yolo_boxes
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
+from radtransfer.datasets.yolo import yolo_boxes
 from radtransfer.errors import RadtransferError
 
 HEADER = "image_id,hand,leg,hip,shoulder,mixed,hardware,multiscan,fractured,fracture_count,frontal,lateral,oblique"

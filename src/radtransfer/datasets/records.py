@@ -104,14 +104,18 @@ class Folder:
         """POSIX path of ``path`` relative to the data root."""
         return path.relative_to(self.root).as_posix()
 
-    def images(self, *inside: str) -> list[Path]:
-        """All image files in a folder, at any depth, sorted; links that lead out of the data root are left out."""
+    def files(self, *inside: str) -> list[Path]:
+        """All files in a folder, at any depth, sorted; links that lead out of the data root are left out."""
         root = self.root.resolve()
         return sorted(
             path
             for path in self.path.joinpath(*inside).rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.resolve().is_relative_to(root)
+            if path.is_file() and path.resolve().is_relative_to(root)
         )
+
+    def images(self, *inside: str) -> list[Path]:
+        """Those of :meth:`files` that are named like images."""
+        return [path for path in self.files(*inside) if path.suffix.lower() in IMAGE_SUFFIXES]
 
     def need(self, name: str, layout: str) -> Path:
         """A file or folder that the layout cannot do without.

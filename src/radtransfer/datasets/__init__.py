@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from radtransfer.datasets import class_folders, fracatlas, iqothnccd, mura, phantoms
+from radtransfer.datasets import class_folders, fracatlas, grazpedwri, iqothnccd, mura, phantoms
 from radtransfer.datasets.records import Dataset, Folder, Record, near
 from radtransfer.errors import RadtransferError
 
 LAYOUTS: dict[str, Callable[[Folder, str | None], Dataset]] = {
     "class_folders": class_folders.read,
     "fracatlas": fracatlas.read,
+    "grazpedwri": grazpedwri.read,
     "iqothnccd": iqothnccd.read,
     "mura": mura.read,
     "phantoms": phantoms.read,

@@ -139,8 +139,13 @@ def preprocess(
     validation_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.2,
     max_images: Annotated[int, typer.Option(min=0, help="Cap on the images of each store; 0: none.")] = 0,
     seed: Seed = 0,
+    target_table: Annotated[
+        str | None, typer.Option(help="For the layout `table`: {table: labels.csv, file: COLUMN, ...}, as in configs.")
+    ] = None,
+    source_table: Annotated[str | None, typer.Option(help="The same for the source.")] = None,
 ) -> None:
     """Decode, check, split and store the target images and the related ones."""
+    from radtransfer.config import mapping
     from radtransfer.preprocess.run import preprocess as step
 
     step(
@@ -158,6 +163,8 @@ def preprocess(
         seed=seed,
         target_out=target_out,
         source_out=source_out,
+        target_table=mapping(target_table or "{}", "--target-table"),
+        source_table=mapping(source_table or "{}", "--source-table"),
     )
 
 

@@ -189,6 +189,24 @@ def test_datasets_list_names_every_layout() -> None:
     assert all(len(line.split(": ", 1)[1]) > 20 for line in done.stdout.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("{table: t.csv, file: f, label: l, positive: ['1'], negative: ['0']}", "t.csv: missing"),
+        ("{table: t.csv, file: f, label: l, positive: [1], negative: ['0']}", "put it in quotes"),
+        ("table: [", "--target-table: not valid YAML"),
+        ("labels.csv", "--target-table: expected a mapping of keys to values, found str"),
+    ],
+)
+def test_preprocess_takes_the_columns_of_a_table(tmp_path: Path, table: str, message: str) -> None:
+    (tmp_path / "own").mkdir()
+    options = ["--target-layout", "table", "--target-path", "own", "--target-part", "hand", "--target-table", table]
+    options += ["--source-layout", "mura", "--source-path", "own", "--data-root", str(tmp_path)]
+    outputs = ["--target-out", str(tmp_path / "t"), "--source-out", str(tmp_path / "s")]
+    done = radtransfer("preprocess", *options, *outputs)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
 def test_phantoms_are_made_once_and_readable(tmp_path: Path) -> None:
     from radtransfer import datasets
 

@@ -12,24 +12,23 @@ def preprocess(
     target_layout: str,
     target_path: str,
     target_part: str,
+    target_table: dict,
     source_layout: str,
     source_path: str,
     source_parts: list,
+    source_table: dict,
     image_size: int,
     test_fraction: float,
     validation_fraction: float,
     max_images: int,
     seed: int,
-    data_version: str,
+    data_version: str,  # takes part in the cache key alone: new data never get an old store
     code_version: str,
     target_store: Output[Dataset],
     source_store: Output[Dataset],
     data_report: Output[HTML],
 ) -> None:
-    """Decode, check, split and store the target images and the related images to pre-train on.
-
-    ``data_version`` takes part in the cache key alone: new data never get an old store.
-    """
+    """Decode, check, split and store the target images and the related images to pre-train on."""
     from pathlib import Path
 
     from radtransfer_components import support
@@ -43,9 +42,11 @@ def preprocess(
             target_layout=target_layout,
             target_path=target_path,
             target_part=target_part,
+            target_table=target_table,
             source_layout=source_layout,
             source_path=source_path,
             source_parts=source_parts,
+            source_table=source_table,
             image_size=image_size,
             test_fraction=test_fraction,
             validation_fraction=validation_fraction,
@@ -54,6 +55,4 @@ def preprocess(
             target_out=Path(target_store.path),
             source_out=Path(source_store.path),
         )
-        target = support.describe(target_store.metadata, target_store.path, "image-store", role="target")
-        source = support.describe(source_store.metadata, source_store.path, "image-store", role="source")
-        Path(data_report.path).write_text(support.data_report({"Target": target, "Source": source}), encoding="utf-8")
+        support.show_stores(target_store, source_store, Path(data_report.path))

@@ -11,6 +11,8 @@ def report(
     config: dict,
     backbones: list,
     source_parts: list,
+    target_table: dict,
+    source_table: dict,
     target_store: Input[Dataset],
     source_store: Input[Dataset],
     evaluation: Input[Artifact],
@@ -34,6 +36,7 @@ def report(
         from radtransfer.evaluation.report import report
 
         settings = config | {"backbones": backbones, "source_parts": source_parts}
+        settings |= {"target_table": target_table, "source_table": source_table}
         models = support.by_source("model", models_scratch, models_imagenet, models_in_domain)
         call(
             report,

@@ -184,6 +184,20 @@ def describe(metadata: dict[str, Any], path: str, kind: Kind, **content: Any) ->
     return artifact
 
 
+def show_stores(target: Any, source: Any, page: Path) -> None:
+    """Check the image stores just made and hand what they say of themselves to the KFP UI.
+
+    Args:
+        target, source: their ``kfp.dsl.Dataset`` artifacts.
+        page: the data report to write, HTML.
+    """
+    made = (("target", target), ("source", source))
+    stores = {
+        role.capitalize(): describe(dataset.metadata, dataset.path, "image-store", role=role) for role, dataset in made
+    }
+    page.write_text(data_report(stores), encoding="utf-8")
+
+
 def data_report(stores: Mapping[str, Artifact]) -> str:
     """HTML page with the counts of image stores, for the KFP UI."""
     parts = []

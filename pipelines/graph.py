@@ -91,7 +91,8 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     def placed(task: Any, step: str, *, looped: bool = False) -> Any:
         return settle(task, step, image=image, target=target, looped=looped)
 
-    data = ["data_root", "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts"]
+    data = ["data_root", "target_layout", "target_path", "target_part", "target_table"]
+    data += ["source_layout", "source_path", "source_parts", "source_table"]
     data += ["image_size", "test_fraction", "validation_fraction", "max_images", "seed", "data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"]
     stores = placed(preprocess.preprocess(**take(*data)), "preprocess")
@@ -147,9 +148,9 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     packed = register.register(**shared, **collected(), **classifiers, **take("name", "registry"))
     packed.after(explained)
     bundle = placed(packed, "register").outputs["bundle"]
-    # Lists cannot stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
-    lists = ("backbones", "source_parts")
-    scalars = [name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in lists]
+    # Neither can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
+    nested = ("backbones", "source_parts", "target_table", "source_table")
+    scalars = [name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in nested]
     written = report.report(
         config={name: p[name] for name in scalars} | {"pipeline": pipeline},
         source_store=source_store,
@@ -158,6 +159,6 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
         pretrained=dsl.Collected(related.outputs["model"]),
         **shared,
         **collected(),
-        **take(*lists),
+        **take(*nested),
     )
     placed(written, "report")

@@ -153,8 +153,8 @@ def _request(config: RunConfig, data_root: Path, registry: Path | None) -> dict[
     """All that a run depends on, after a look at the data sets (no image is opened)."""
     from radtransfer import datasets
 
-    datasets.read(config.target_layout, data_root, config.target_path, config.target_part)
-    datasets.read(config.source_layout, data_root, config.source_path)
+    datasets.read(config.target_layout, data_root, config.target_path, config.target_part, config.target_table)
+    datasets.read(config.source_layout, data_root, config.source_path, table=config.source_table)
     digest = hashlib.sha256()
     for folder in sorted({config.target_path, config.source_path}):
         for path in sorted((data_root / folder).rglob("*")):

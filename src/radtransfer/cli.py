@@ -143,8 +143,13 @@ def preprocess(
     validation_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.2,
     max_images: Annotated[int, typer.Option(min=0, help="Cap on the images of each store; 0: none.")] = 0,
     seed: Seed = 0,
+    target_table: Annotated[
+        str | None, typer.Option(help="For the layout `table`: {table: labels.csv, file: COLUMN, ...}, as in configs.")
+    ] = None,
+    source_table: Annotated[str | None, typer.Option(help="The same for the source.")] = None,
 ) -> None:
     """Decode, check, split and store the target images and the related ones."""
+    from radtransfer.config import mapping
     from radtransfer.preprocess.run import preprocess as step
 
     step(
@@ -162,6 +167,8 @@ def preprocess(
         seed=seed,
         target_out=target_out,
         source_out=source_out,
+        target_table=mapping(target_table or "{}", "--target-table"),
+        source_table=mapping(source_table or "{}", "--source-table"),
     )
 
 
@@ -377,6 +384,26 @@ def datasets_list() -> None:
     for name, read in LAYOUTS.items():
         about = (sys.modules[read.__module__].__doc__ or "").splitlines()[0]
         print(f"{name}: {about}")
+
+
+@datasets_app.command("names")
+def datasets_names(
+    config: Annotated[Path, typer.Option(help="Configuration of the run.")],
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")],
+) -> None:
+    """Print name,file of all images, to find those that artifacts call by a pseudonym; it needs the same key."""
+    import csv
+
+    from radtransfer import datasets
+    from radtransfer.config import load
+
+    given = load(config)
+    target = datasets.read(given.target_layout, data_root, given.target_path, given.target_part, given.target_table)
+    source = datasets.read(given.source_layout, data_root, given.source_path, table=given.source_table)
+    files = [(dataset, file) for dataset in (target, source) for file in dataset.files]
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["name", "file"])
+    table.writerows(sorted({(dataset.called(file), file) for dataset, file in files}))
 
 
 @datasets_app.command("phantoms")

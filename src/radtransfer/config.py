@@ -7,12 +7,12 @@ the fields of the form in the KFP UI.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from radtransfer.errors import RadtransferError
 
@@ -20,6 +20,56 @@ TlSource = Literal["scratch", "imagenet", "in_domain"]
 MAX_SIDE = 2048
 TL_SOURCES: tuple[TlSource, ...] = ("scratch", "imagenet", "in_domain")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,40}$"
+Text = Annotated[str, Field(min_length=1)]
+
+
+class TableColumns(BaseModel):
+    """How to read a table beside the images: ``target_table`` and ``source_table`` of a run, for the layout ``table``.
+
+    All values are text, as the cells of the table are: KFP hands on a number in a mapping as a float.
+
+    Attributes:
+        table: the table, ``.csv`` or ``.parquet``, relative to the data set's folder.
+        file: column of the image files, relative to the data set's folder.
+        label: column of the labels.
+        positive, negative: labels of the two classes, as written in the table; the first of each names its class.
+        body_part, patient, study, split, boxes: further columns; empty: the table has none.
+
+    Raises:
+        pydantic.ValidationError: from the constructor.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
+
+    table: Text
+    file: Text
+    label: Text
+    positive: list[Text] = Field(min_length=1)
+    negative: list[Text] = Field(min_length=1)
+    body_part: str = ""
+    patient: str = ""
+    study: str = ""
+    split: str = ""
+    boxes: str = ""
+
+    @model_validator(mode="after")
+    def _two_classes(self) -> Self:
+        both = set(self.positive) & set(self.negative)
+        if both:
+            raise ValueError(f"label {min(both)!r} is among the positive and among the negative ones")
+        return self
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any], where: str) -> TableColumns:
+        """Build from a mapping; ``where`` names its origin in errors.
+
+        Raises:
+            RadtransferError: a key is missing or unknown, or a value is not as described above.
+        """
+        try:
+            return cls.model_validate(columns)
+        except ValidationError as error:
+            raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
 
 
 class RunConfig(BaseModel):
@@ -37,9 +87,15 @@ class RunConfig(BaseModel):
     target_layout: str = Field(description="layout of the target data set")
     target_path: str = Field(description="folder of the target data set, relative to the data root")
     target_part: str = Field(description="body part (or class pair) that the model is for, as the layout names it")
+    target_table: dict[str, Any] = Field(
+        default={},
+        description="for the layout `table`: {table: labels.csv, file: COLUMN, label: COLUMN, positive: [LABEL, ...], "
+        "negative: [LABEL, ...]} and, where there are such columns, body_part, patient, study, split, boxes; all text",
+    )
     source_layout: str = Field(description="layout of the related images to pre-train on")
     source_path: str = Field(description="their folder, relative to the data root")
     source_parts: list[str] = Field(default=[], description="body parts to pre-train on; empty: all but the target's")
+    source_table: dict[str, Any] = Field(default={}, description="as target_table, for the source")
 
     image_size: int = Field(default=256, ge=32, le=MAX_SIDE, description="side of the stored square images, px")
     test_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share of the target's groups kept for test")
@@ -76,6 +132,14 @@ class RunConfig(BaseModel):
         default=0, ge=0, description="stated budget, shown before the run starts; 0: none stated"
     )
 
+    @field_validator("target_table", "source_table")
+    @classmethod
+    def _columns(cls, columns: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return TableColumns.model_validate(columns).model_dump(exclude_defaults=True) if columns else {}
+        except ValidationError as error:
+            raise ValueError(_first(error)) from None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.test_fraction + self.validation_fraction >= 0.9:
@@ -92,13 +156,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         RadtransferError: file missing, not a YAML mapping, unknown key (with near matches), value out of range.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RadtransferError(f"{path}: no such configuration file; see configs/ for those that come along") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError as error:
         raise RadtransferError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise RadtransferError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
+    data = mapping(text, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -108,6 +171,21 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         except yaml.YAMLError as error:
             raise RadtransferError(f"--set {override}: value is not valid YAML: {error}") from None
     return validate(data, str(path))
+
+
+def mapping(text: str, where: str) -> dict[str, Any]:
+    """Read a mapping written in YAML; ``where`` names its origin in errors.
+
+    Raises:
+        RadtransferError: not YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RadtransferError(f"{where}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RadtransferError(f"{where}: expected a mapping of keys to values, found {type(data).__name__}")
+    return data
 
 
 def validate(data: dict[str, Any], where: str) -> RunConfig:
@@ -120,6 +198,14 @@ def validate(data: dict[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig(**data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise RadtransferError(f"{where}: {key}: {first['msg']} (got {first.get('input')!r})") from None
+        raise RadtransferError(f"{where}: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's complaints, in a line."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "configuration"
+    if first["type"] == "value_error":  # one of ours, which says it all
+        return f"{key}: {first['ctx']['error']}"
+    hint = "; put it in quotes" if first["type"] == "string_type" else ""
+    return f"{key}: {first['msg']} (got {first.get('input')!r}){hint}"

@@ -17,6 +17,7 @@ import pytest
 
 from radtransfer import cli
 from radtransfer.config import RunConfig
+from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
 
 STEPS = {
@@ -196,6 +197,38 @@ def test_datasets_list_names_every_layout() -> None:
     assert done.returncode == 0
     assert [line.split(": ")[0] for line in done.stdout.splitlines()] == list(LAYOUTS)
     assert all(len(line.split(": ", 1)[1]) > 20 for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("{table: t.csv, file: f, label: l, positive: ['1'], negative: ['0']}", "t.csv: missing"),
+        ("{table: t.csv, file: f, label: l, positive: [1], negative: ['0']}", "put it in quotes"),
+        ("table: [", "--target-table: not valid YAML"),
+        ("labels.csv", "--target-table: expected a mapping of keys to values, found str"),
+    ],
+)
+def test_preprocess_takes_the_columns_of_a_table(tmp_path: Path, table: str, message: str) -> None:
+    (tmp_path / "own").mkdir()
+    options = ["--target-layout", "table", "--target-path", "own", "--target-part", "hand", "--target-table", table]
+    options += ["--source-layout", "mura", "--source-path", "own", "--data-root", str(tmp_path)]
+    outputs = ["--target-out", str(tmp_path / "t"), "--source-out", str(tmp_path / "s")]
+    done = radtransfer("preprocess", *options, *outputs)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_names_lead_back_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "a key for this test only")
+    for part in ("WRIST", "HUMERUS"):
+        for where in ("train", "valid"):
+            path = tmp_path / f"MURA-v1.1/{where}/XR_{part}/patient00007/study1_positive/image1.png"
+            path.parent.mkdir(parents=True)
+            path.touch()
+    done = radtransfer("datasets", "names", "--config", "configs/mura-wrist.yaml", "--data-root", str(tmp_path))
+    rows = [line.split(",") for line in done.stdout.splitlines()]
+    assert rows[0] == ["name", "file"] and len(rows) == 5, done.stderr
+    patient = Pseudonyms.from_environment("MURA").of("patient00007")
+    assert all(name == file.replace("patient00007", patient) for name, file in rows[1:])
 
 
 def test_phantoms_are_made_once_and_readable(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from radtransfer import datasets
-from radtransfer.datasets.fracatlas import yolo_boxes
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
+from radtransfer.datasets.yolo import yolo_boxes
 from radtransfer.errors import RadtransferError
 
 HEADER = "image_id,hand,leg,hip,shoulder,mixed,hardware,multiscan,fractured,fracture_count,frontal,lateral,oblique"
@@ -92,8 +92,8 @@ def test_mura_reads_studies_patients_and_official_split(mura: Path) -> None:
     elbow, first, second, humerus = read.records
     assert elbow.patient_id == first.patient_id == second.patient_id != humerus.patient_id
     assert len({elbow.study_id, first.study_id, second.study_id, humerus.study_id}) == 4
-    assert "patient" not in f"{first.patient_id}{first.study_id}{first.name}"
-    assert first.name == f"MURA-v1.1/train/XR_WRIST/{first.patient_id}/study1_positive/image1.png"
+    assert "patient" not in f"{first.patient_id}{first.study_id}{read.called(first.file)}"
+    assert read.called(first.file) == f"MURA-v1.1/train/XR_WRIST/{first.patient_id}/study1_positive/image1.png"
     assert [file for file, _ in read.rejected] == ["MURA-v1.1/train/XR_WRIST/._image.png"]
 
 

@@ -64,6 +64,19 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
 
 
 @pytest.mark.slow
+def test_columns_of_a_table_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
+    """kfp.local hands a mapping on whole, and only outside of other mappings; quotes and numbers stay as they are."""
+    table = {"table": "labels.csv", "file": "path", "label": 'say "what"', "positive": ["1", "it's"], "negative": ["0"]}
+    rows = ['path,"say ""what"""', "normal/a.png,0", "abnormal/b.png,1"]
+    (fake_run.data_root / "T" / "labels.csv").write_text("\n".join(rows))
+    layout = ["--set", "target_layout=table", "--set", f"target_table={json.dumps(table)}"]
+    code, _, stderr = fake_run(*layout, "--set", "backbones=[b1]")
+    assert code == 0, stderr
+    assert fake_run.calls[0] == f"preprocess {sorted(table.items())}"
+    assert fake_run.calls[-1] == f"report 3 1 ['b1'] 7 0.0005 {sorted(table.items())}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_run_goes_on_after_the_last_finished_task(
     fake_run: FakeRun, how: signal.Signals, processes_of: Callable[[Path], list[str]]
@@ -152,6 +165,8 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
         (["--set", "seed"], "expected key=value"),
         (["--set", "target_layout=fracatlass"], "fracatlas"),
         (["--set", "target_path=../T"], "T"),
+        (["--set", "target_layout=table"], "T: the layout 'table' needs to know the columns; set target_table"),
+        (["--set", "target_table={file: path}"], "target_table: table: Field required"),
         (["--set", "source_path=nowhere"], "nowhere"),
         (["--set", "backbones=[nope]"], "unknown backbone 'nope'"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),

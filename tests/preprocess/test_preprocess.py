@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
@@ -281,3 +284,132 @@ def test_both_stores_in_one_folder_are_refused(root: Path, tmp_path: Path) -> No
     with pytest.raises(RadtransferError, match="named for both stores"):
         run(root, tmp_path, source_out=tmp_path / "target")
     assert not any(tmp_path.iterdir())
+
+
+def tabled(root: Path) -> tuple[Path, list[dict[str, str]]]:
+    """A folder as a hospital exports it: PNG (8 and 16 bit), JPEG and DICOM of two parts, two views a patient."""
+    place, rows = root / "own", []
+    for part in ("hand", "knee"):
+        for case in range(30):
+            for view in range(2):
+                number, label = case + (100 if part == "knee" else 0), case % 2
+                suffix = (".png", "-deep.png", ".jpg", "")[case % 4]
+                path = place / part / f"{number}-{view}{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels, _ = phantoms.draw(
+                    part, bool(label), 0.3, 96, anatomy_seed=(5, number), view_seed=(5, number, view)
+                )
+                if suffix == "":
+                    dicom(path, pixels)
+                else:
+                    Image.fromarray(pixels.astype(np.uint16) * 16 if "deep" in suffix else pixels).save(path)
+                rows.append(
+                    {
+                        "path": path.relative_to(place).as_posix(),
+                        "finding": ("normal", "fracture")[label],
+                        "region": part,
+                        "pid": f"{number:05d}",
+                        "accession": str(view),
+                        "fold": "test" if case >= 22 else "train",
+                        "where": "0.25,0.25,0.5,0.75" if label else "",
+                    }
+                )
+    return place, rows
+
+
+def dicom(path: Path, pixels: np.ndarray) -> None:
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.PatientName, dataset.PatientID = "Secret^Name", "secret-id"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelData = 7, pixels.tobytes()
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+
+
+TABLE: dict[str, Any] = {
+    "table": "labels.csv",
+    "file": "path",
+    "label": "finding",
+    "positive": ["fracture"],
+    "negative": ["normal"],
+    "body_part": "region",
+}
+OWN = {
+    "target_layout": "table",
+    "target_path": "own",
+    "target_part": "hand",
+    "source_layout": "table",
+    "source_path": "own",
+}
+
+
+def test_a_table_with_patients_and_an_official_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "a key for this test only")
+    place, rows = tabled(tmp_path)
+    draw(place / "hand" / "forgotten.png", 900)
+    rows.append(rows[0] | {"path": "hand/nowhere.png"})
+    pd.DataFrame(rows).to_csv(place / "labels.csv", index=False)
+    columns = TABLE | {"patient": "pid", "study": "accession", "split": "fold", "boxes": "where"}
+    target, source = run(tmp_path, tmp_path / "out", **OWN, target_table=columns, source_table=columns)
+    named = Pseudonyms.from_environment("own").of_file
+    table = target.manifest
+    assert len(table) == 60 and len(source.manifest) == 60
+    assert target.content["files_found"] == 62 and {
+        entry["file"]: entry["reason"] for entry in target.content["rejected"]
+    } == {
+        named("own/hand/forgotten.png"): "no row of labels.csv names it",
+        "own/labels.csv, row 122": "the file is not there, or a link that leads out of the data root",
+    }
+    assert source.content["files_found"] == 60 and source.content["rejected"] == []
+    names = table["image_id"].map({named(f"own/{row['path']}"): int(row["pid"]) for row in rows})
+    assert (table.loc[names >= 22, "split"] == "test").all()
+    assert set(table.loc[names < 22, "split"]) == {"train", "validation"}
+    assert table["patient_id"].nunique() == 30 and table["study_id"].nunique() == 60
+    assert (table.groupby("patient_id")["split"].nunique() == 1).all()
+    assert {flag for own in table["flags"] for flag in own} == {"16bit", "dicom"}
+    for boxes, label, width, height in zip(
+        table["boxes"], table["label"], table["width"], table["height"], strict=True
+    ):
+        assert len(boxes) == label
+        if label:
+            scale = 48 / max(width, height)
+            assert boxes[0][2] - boxes[0][0] == pytest.approx(0.25 * width * scale, abs=1)
+            assert boxes[0][3] - boxes[0][1] == pytest.approx(0.5 * height * scale, abs=1)
+    made = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert made and not any(b"secret" in path.read_bytes().lower() for path in made)
+    listed = (tmp_path / "out" / "target" / "rejected.csv").read_text() + table.to_csv()
+    assert "hand/" not in listed and not re.search(r"\b000\d\d\b", listed)
+    settings = target.artifact.made["settings"]
+    assert settings["target"]["table"] == columns and settings["source"]["table"] == columns
+    again, _ = run(tmp_path, tmp_path / "again", **OWN, target_table=columns, source_table=columns)
+    assert again.artifact.digest == target.artifact.digest
+
+
+def test_without_patients_a_study_is_not_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views of one study are not alike enough to be found as near duplicates, and yet they are of one patient."""
+    monkeypatch.setenv(VARIABLE, "a key for this test only")
+    place, rows = tabled(tmp_path)
+    for row in rows:
+        row["accession"] = row["pid"]
+    pd.DataFrame([row | {"region": "hand"} for row in rows]).to_csv(place / "all.csv", index=False)
+    pd.DataFrame([row for row in rows if row["region"] == "hand"]).to_csv(place / "labels.csv", index=False)
+    columns = TABLE | {"study": "accession"}
+    target, source = run(
+        tmp_path,
+        tmp_path / "out",
+        **OWN,
+        target_table=columns,
+        source_table=columns | {"table": "all.csv"},
+    )
+    assert (target.manifest.groupby("study_id")["split"].nunique() == 1).all()
+    assert target.manifest["group_id"].str.startswith("study-").all() and target.content["grouping"] == "near_duplicate"
+    # The source's table is another, which has the target's images too: they stay the target's.
+    named = Pseudonyms.from_environment("own").of_file
+    assert set(source.manifest["image_id"]) == {named(f"own/{row['path']}") for row in rows if row["region"] == "knee"}
+    reasons = {entry["reason"].partition(" the target image")[0] for entry in source.content["rejected"]}
+    assert reasons == {"same study as"} and len(source.content["rejected"]) == 60

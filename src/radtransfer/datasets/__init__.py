@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from radtransfer.datasets import class_folders, fracatlas, iqothnccd, mura, phantoms
+from radtransfer.datasets import class_folders, fracatlas, grazpedwri, iqothnccd, mura, phantoms
+from radtransfer.datasets import table as own_table
 from radtransfer.datasets.records import Dataset, Folder, Record, near
 from radtransfer.errors import RadtransferError
 
 LAYOUTS: dict[str, Callable[[Folder, str | None], Dataset]] = {
     "class_folders": class_folders.read,
     "fracatlas": fracatlas.read,
+    "grazpedwri": grazpedwri.read,
     "iqothnccd": iqothnccd.read,
     "mura": mura.read,
     "phantoms": phantoms.read,
+    "table": own_table.read,
 }
 
 __all__ = ["LAYOUTS", "Dataset", "Record", "read"]
 
 
-def read(layout: str, data_root: Path, path: str, part: str | None = None) -> Dataset:
+def read(
+    layout: str, data_root: Path, path: str, part: str | None = None, table: Mapping[str, Any] | None = None
+) -> Dataset:
     """Read a data-set folder.
 
     Args:
@@ -28,6 +34,7 @@ def read(layout: str, data_root: Path, path: str, part: str | None = None) -> Da
         data_root: folder that holds the data sets.
         path: the data set's folder, relative to ``data_root``.
         part: the target part, for layouts whose classes depend on it; None: all parts.
+        table: for the layout ``table`` alone, its columns: see :class:`radtransfer.config.TableColumns`.
 
     Raises:
         RadtransferError: unknown layout, missing folder or file, or nothing that the layout can place.
@@ -35,7 +42,9 @@ def read(layout: str, data_root: Path, path: str, part: str | None = None) -> Da
     if layout not in LAYOUTS:
         raise RadtransferError(f"unknown layout {layout!r}; {near(layout, LAYOUTS)}")
     folder = Folder.below(data_root, path, layout)
-    dataset = LAYOUTS[layout](folder, part)
+    if table and layout != "table":
+        raise RadtransferError(f"{folder.path}: columns of a table are for the layout 'table', not for {layout!r}")
+    dataset = own_table.read(folder, part, table) if layout == "table" else LAYOUTS[layout](folder, part)
     if not dataset.records:
         raise RadtransferError(
             f"{folder.path}: no image that the layout {layout!r} can place "

@@ -6,11 +6,9 @@ truth; ``dataset.csv`` gives body parts and flags; ``Annotations/YOLO`` gives fr
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
-from radtransfer.datasets.records import Box, Dataset, Folder, Record
-from radtransfer.errors import RadtransferError
+from radtransfer.datasets.records import Dataset, Folder, Record
+from radtransfer.datasets.rows import read_rows
+from radtransfer.datasets.yolo import yolo_boxes
 
 PARTS = ("hand", "leg", "hip", "shoulder")
 FLAGS = ("mixed", "hardware", "multiscan", "frontal", "lateral", "oblique")
@@ -24,7 +22,8 @@ def read(folder: Folder, part: str | None) -> Dataset:
         RadtransferError: the CSV or a class folder is missing, or the CSV has other columns than published.
     """
     del part
-    table = _table(folder.need("dataset.csv", "fracatlas"))
+    columns = ("image_id", "fractured", *PARTS, *FLAGS)
+    table = {row.cells["image_id"]: row.cells for row in read_rows(folder.need("dataset.csv", "fracatlas"), columns)}
     records, rejected, conflicts = [], [], []
     for name, label in CLASSES.items():
         folder.need(f"images/{name}", "fracatlas")
@@ -45,34 +44,3 @@ def read(folder: Folder, part: str | None) -> Dataset:
         notes.append(f"dataset.csv contradicts the folder, which was followed: {', '.join(sorted(conflicts))}")
     records.sort(key=lambda record: record.file)
     return Dataset("fracatlas", folder.path.name, ("non_fractured", "fractured"), records, rejected, notes)
-
-
-def yolo_boxes(path: Path) -> tuple[Box, ...]:
-    """Boxes of a YOLO annotation file (lines ``class cx cy w h``, shares of the upright image), clipped to the image.
-
-    Raises:
-        RadtransferError: a line is not of that form.
-    """
-    boxes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            _, centre_x, centre_y, width, height = (float(word) for word in line.split())
-        except ValueError:
-            raise RadtransferError(f"{path}, line {number}: expected 'class cx cy w h', got {line!r}") from None
-        x0, x1 = (min(max(centre_x + side * width / 2, 0.0), 1.0) for side in (-1, 1))
-        y0, y1 = (min(max(centre_y + side * height / 2, 0.0), 1.0) for side in (-1, 1))
-        boxes.append((x0, y0, x1, y1))
-    return tuple(boxes)
-
-
-def _table(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        missing = {"image_id", "fractured", *PARTS, *FLAGS} - set(reader.fieldnames or ())
-        if missing:
-            raise RadtransferError(
-                f"{path}: column {sorted(missing)[0]!r} is missing; expected the published dataset.csv"
-            )
-        return {row["image_id"]: row for row in reader}

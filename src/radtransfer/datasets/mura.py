@@ -7,7 +7,6 @@ of the part that is asked for.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from radtransfer.datasets.pseudonym import Pseudonyms
 from radtransfer.datasets.records import Dataset, Folder, Record
@@ -27,17 +26,13 @@ def read(folder: Folder, part: str | None) -> Dataset:
     """
     del part
     pseudonyms = Pseudonyms.from_environment(f"{folder.path.name}, layout mura")
-
-    def masked(path: Path) -> str:
-        return PATIENT.sub(lambda found: pseudonyms.of(found[0]), folder.file(path))
-
     records, rejected = [], []
     for name in ("train", "valid"):
         folder.need(name, "mura")
         for path in folder.images(name):
             found = PATTERN.fullmatch(path.relative_to(folder.path).as_posix())
             if found is None:
-                rejected.append((masked(path), "not at <set>/XR_<PART>/patient<id>/study<k>_<label>/image<i>.png"))
+                rejected.append((folder.file(path), "not at <set>/XR_<PART>/patient<id>/study<k>_<label>/image<i>.png"))
                 continue
             body_part, patient = found["part"].lower(), found["patient"]
             records.append(
@@ -48,9 +43,12 @@ def read(folder: Folder, part: str | None) -> Dataset:
                     patient_id=pseudonyms.of(patient),
                     study_id=pseudonyms.of(f"{patient}/{body_part}/{found['study']}"),
                     official="test" if found["official"] == "valid" else "train",
-                    alias=masked(path),
                 )
             )
     records.sort(key=lambda record: record.file)
     notes = ["labels are per study; the official valid folder of the target part is its test split"]
-    return Dataset("mura", folder.path.name, ("negative", "positive"), records, rejected, notes)
+
+    def called(file: str) -> str:
+        return PATIENT.sub(lambda found: pseudonyms.of(found[0]), file)
+
+    return Dataset("mura", folder.path.name, ("negative", "positive"), records, rejected, notes, called=called)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from radtransfer.errors import RadtransferError
 
@@ -37,3 +38,8 @@ class Pseudonyms:
     def of(self, identifier: str) -> str:
         """Pseudonym of one id."""
         return hmac.new(self.key, identifier.encode(), hashlib.sha256).hexdigest()[:16]
+
+    def of_file(self, file: str) -> str:
+        """Name for a file whose path may hold an id of whatever form: its first folder, a pseudonym, its suffix."""
+        path = PurePosixPath(file)
+        return f"{path.parts[0]}/{self.of(f'file {file}')}{path.suffix.lower()}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,6 @@ class Record:
             where the data set has no official split.
         boxes: findings as (x0, y0, x1, y1), shares of width and height of the upright image.
         flags: what the data set says about the image, e.g. ``hardware``.
-        alias: what artifacts call the file where its path holds the id of a patient or study; empty: its path.
     """
 
     file: str
@@ -37,12 +36,6 @@ class Record:
     official: str | None = None
     boxes: tuple[Box, ...] = ()
     flags: tuple[str, ...] = ()
-    alias: str = ""
-
-    @property
-    def name(self) -> str:
-        """What artifacts call the image."""
-        return self.alias or self.file
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,7 @@ class Dataset:
         modality: "X-ray" or "CT".
         slices: whether neighbouring slices of one scan may be there, which look alike without being duplicates.
         synthetic: whether the images are made up.
+        called: what artifacts call a file, by its path: the path, unless that may hold the id of a patient or study.
     """
 
     layout: str
@@ -70,6 +64,12 @@ class Dataset:
     modality: str = "X-ray"
     slices: bool = False
     synthetic: bool = False
+    called: Callable[[str], str] = str
+
+    @property
+    def files(self) -> list[str]:
+        """All files that the layout looked at, whether it can place them or not."""
+        return [record.file for record in self.records] + [file for file, _ in self.rejected]
 
     @property
     def parts(self) -> list[str]:
@@ -111,14 +111,18 @@ class Folder:
         """POSIX path of ``path`` relative to the data root."""
         return path.relative_to(self.root).as_posix()
 
-    def images(self, *inside: str) -> list[Path]:
-        """All image files in a folder, at any depth, sorted; links that lead out of the data root are left out."""
+    def files(self, *inside: str) -> list[Path]:
+        """All files in a folder, at any depth, sorted; links that lead out of the data root are left out."""
         root = self.root.resolve()
         return sorted(
             path
             for path in self.path.joinpath(*inside).rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.resolve().is_relative_to(root)
+            if path.is_file() and path.resolve().is_relative_to(root)
         )
+
+    def images(self, *inside: str) -> list[Path]:
+        """Those of :meth:`files` that are named like images."""
+        return [path for path in self.files(*inside) if path.suffix.lower() in IMAGE_SUFFIXES]
 
     def need(self, name: str, layout: str) -> Path:
         """A file or folder that the layout cannot do without.

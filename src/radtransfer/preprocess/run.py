@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +34,11 @@ class _Image:
     pixel_sha256: str
     box: Letterbox
     flags: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What artifacts call it."""
+        return self.dataset.called(self.record.file)
 
 
 @dataclass
@@ -65,6 +70,8 @@ def preprocess(
     seed: int,
     target_out: Path,
     source_out: Path,
+    target_table: Mapping[str, Any] | None = None,
+    source_table: Mapping[str, Any] | None = None,
 ) -> None:
     """Decode, letterbox, group, split and store the images of a target part and of its source.
 
@@ -83,6 +90,8 @@ def preprocess(
         max_images: cap on the images of each store, 0: none.
         seed: seed of cap and splits. The same files, settings and seed give the same bytes.
         target_out, source_out: where the stores shall lie.
+        target_table, source_table: columns of their tables, for the layout ``table``; see
+            :class:`radtransfer.config.TableColumns`.
 
     Raises:
         RadtransferError: a folder, layout, part or class is missing, a split would lack a class, or both stores are
@@ -90,18 +99,19 @@ def preprocess(
     """
     if Path(target_out).absolute() == Path(source_out).absolute():
         raise RadtransferError(f"{target_out}: named for both stores; name a folder for each")
-    target, source = _sides(
-        data_root, (target_layout, target_path, target_part), (source_layout, source_path, list(source_parts))
+    asked = (
+        _Asked(target_layout, target_path, dict(target_table or {})),
+        _Asked(source_layout, source_path, dict(source_table or {})),
     )
+    target, source = _sides(data_root, asked[0], target_part, asked[1], list(source_parts))
     settings = {
         "image_size": image_size,
         "test_fraction": test_fraction,
         "validation_fraction": validation_fraction,
         "max_images": max_images,
         "seed": seed,
-    } | {
-        "target": {"layout": target_layout, "path": target_path, "part": target_part},
-        "source": {"layout": source_layout, "path": source_path, "parts": list(source_parts)},
+        "target": asdict(asked[0]) | {"part": target_part},
+        "source": asdict(asked[1]) | {"parts": list(source_parts)},
     }
     with ExitStack() as stack:
         folders = {
@@ -118,7 +128,7 @@ def preprocess(
         images, descriptors = _decoded(data_root, (target, source), squares, thumbnails)
         names, pairs = _group_names(images, descriptors, thumbnails)
         target_files = {
-            names[i]: image.record.name for i, image in reversed(list(enumerate(images))) if image.role == "target"
+            names[i]: image.name for i, image in reversed(list(enumerate(images))) if image.role == "target"
         }
         for side in (target, source):
             mine = [i for i, image in enumerate(images) if image.role == side.role]
@@ -128,26 +138,46 @@ def preprocess(
             mine, splits = _split(side, mine, images, names, test_fraction, validation_fraction, max_images, seed)
             rows = [_row(images[i], side, names[i], splits[names[i]]) for i in mine]
             folder, content = folders[side.role]
-            side.rejected.sort()
+            side.rejected = sorted((side.dataset.called(file), reason) for file, reason in side.rejected)
             store.write(folder, rows, (squares[images[i].place] for i in mine), image_size, side.rejected, side.found)
             kept = set(mine)
             inside = sum(1 for i, j in pairs if i in kept and j in kept)
             content.update(_content(side, rows, image_size, inside))
 
 
-def _sides(data_root: Path, target: tuple[str, str, str], source: tuple[str, str, list[str]]) -> tuple[_Side, _Side]:
-    layout, path, part = target
-    dataset = datasets.read(layout, data_root, path, part)
+@dataclass(frozen=True)
+class _Asked:
+    """A data set as it is asked for."""
+
+    layout: str
+    path: str
+    table: dict[str, Any]
+
+    def read(self, data_root: Path, part: str | None = None) -> Dataset:
+        return datasets.read(self.layout, data_root, self.path, part, self.table)
+
+    def same(self, other: _Asked) -> bool:
+        """Whether both are one data set, so that an image of one part is not to be had as another's."""
+        here, there = PurePosixPath(self.path), PurePosixPath(other.path)
+        return (self.layout, here, self.table) == (other.layout, there, other.table)
+
+
+def _sides(data_root: Path, target: _Asked, part: str, source: _Asked, parts: list[str]) -> tuple[_Side, _Side]:
+    dataset = target.read(data_root, part)
     if part not in dataset.parts:
-        raise RadtransferError(f"target part {part!r} is not in {path} (layout {layout}); {near(part, dataset.parts)}")
-    same = source[0] == layout and PurePosixPath(source[1]) == PurePosixPath(path)
-    others = dataset if same else datasets.read(source[0], data_root, source[1])
+        raise RadtransferError(
+            f"target part {part!r} is not in {target.path} (layout {target.layout}); {near(part, dataset.parts)}"
+        )
+    same = source.same(target)
+    others = dataset if same else source.read(data_root)
     there = [name for name in others.parts if not (same and name == part)]
-    for name in source[2]:
+    for name in parts:
         if name not in there:
             hint = "it is the target's own" if same and name == part else near(name, there)
-            raise RadtransferError(f"source part {name!r} is not to be had from {source[1]} ({source[0]}); {hint}")
-    wanted = set(source[2] or there)
+            raise RadtransferError(
+                f"source part {name!r} is not to be had from {source.path} ({source.layout}); {hint}"
+            )
+    wanted = set(parts or there)
     mine = [record for record in dataset.records if part in record.parts]
     free = [record for record in others.records if not (same and part in record.parts)]
     theirs = [record for record in free if wanted & set(record.parts)]
@@ -171,7 +201,7 @@ def _decoded(
     for place, got in enumerate(track(ingested, "preprocess: decode", len(work))):
         side, record = work[place]
         if isinstance(got, str):
-            side.rejected.append((record.name, got))
+            side.rejected.append((record.file, got))
             continue
         descriptors.append(got.descriptor)
         flags = (*record.flags, *got.flags)
@@ -206,28 +236,36 @@ def _group_names(
         pairs += [(some[i], some[j]) for i, j in found]
     keys = [
         [f"file {image.sha256}", f"pixels {image.pixel_sha256}"]
-        + ([f"patient {image.dataset.name} {image.record.patient_id}"] if image.record.patient_id else [])
+        + ([f"{owner[0]} {image.dataset.name} {owner[1]}"] if (owner := _owner(image.record)) else [])
         for image in images
     ]
     numbers = grouping.groups(len(images), pairs, keys)
     named: dict[int, str] = {}
     for position in sorted(range(len(images)), key=lambda i: images[i].record.file):
         image, number = images[position], int(numbers[position])
-        origin = image.record.patient_id or hashlib.sha256(image.record.file.encode()).hexdigest()[:16]
-        named.setdefault(number, f"{'patient' if image.record.patient_id else 'image'}-{origin}")
+        kind, origin = _owner(image.record) or ("image", hashlib.sha256(image.record.file.encode()).hexdigest()[:16])
+        named.setdefault(number, f"{kind}-{origin}")
     return [named[int(number)] for number in numbers], pairs
+
+
+def _owner(record: Record) -> tuple[str, str] | None:
+    """Whose image it is: the patient's; where none is known, the study's."""
+    if record.patient_id:
+        return "patient", record.patient_id
+    return ("study", record.study_id) if record.study_id else None
 
 
 def _shared(group: str, target_files: dict[str, str]) -> str | None:
     if group not in target_files:
         return None
-    kind = "same patient as" if group.startswith("patient-") else "duplicate or near duplicate of"
-    return f"{kind} the target image {target_files[group]}"
+    kind = group.partition("-")[0]
+    shared = "duplicate or near duplicate of" if kind == "image" else f"same {kind} as"
+    return f"{shared} the target image {target_files[group]}"
 
 
 def _leave_out(positions: list[int], images: list[_Image], side: _Side, reasons: Mapping[int, str | None]) -> list[int]:
     """Those without a reason to be left out; the others are listed with it."""
-    side.rejected += [(images[i].record.name, reason) for i in positions if (reason := reasons.get(i))]
+    side.rejected += [(images[i].record.file, reason) for i in positions if (reason := reasons.get(i))]
     return [i for i in positions if not reasons.get(i)]
 
 
@@ -274,7 +312,7 @@ def _row(image: _Image, side: _Side, group: str, where: str) -> dict[str, Any]:
     record, box = image.record, image.box
     width, height = box.width, box.height
     return {
-        "image_id": record.name,
+        "image_id": image.name,
         "label": record.label,
         "label_name": side.dataset.classes[record.label],
         "body_part": "+".join(record.parts) if side.role == "source" else side.part,
@@ -283,7 +321,7 @@ def _row(image: _Image, side: _Side, group: str, where: str) -> dict[str, Any]:
         "group_id": group,
         "split": where,
         "boxes": [list(box.box(x0 * width, y0 * height, x1 * width, y1 * height)) for x0, y0, x1, y1 in record.boxes],
-        "source_file": record.name,
+        "source_file": image.name,
         "sha256": image.sha256,
         "flags": sorted(image.flags),
         "width": width,

@@ -38,9 +38,9 @@ def _content(path, kind):
     return artifacts.read(path, kind).content
 
 
-def preprocess(*, seed, target_part, source_parts, target_out, source_out, **_):
-    assert isinstance(seed, int) and isinstance(source_parts, list)
-    _note("preprocess")
+def preprocess(*, seed, target_part, source_parts, target_table, source_table, target_out, source_out, **_):
+    assert isinstance(seed, int) and isinstance(source_parts, list) and isinstance(source_table, dict)
+    _note("preprocess" + (f" {sorted(target_table.items())}" if target_table else ""))
     counts = {"train": {"normal": 3, "abnormal": 2}}
     for role, out in (("target", target_out), ("source", source_out)):
         _write(out, "image-store", "preprocess", role=role, part=target_part, name="fake", images=5, counts=counts)
@@ -114,9 +114,9 @@ def register(*, name, models, registry, out, **_):
 
 
 def report(*, config, models, pretrained, html_out, markdown_out, **_):
-    _note(
-        f"report {len(models)} {len(pretrained)} {config['backbones']!r} {config['seed']!r} {config['learning_rate']!r}"
-    )
+    table = sorted(config["target_table"].items())
+    said = f"{config['backbones']!r} {config['seed']!r} {config['learning_rate']!r}"
+    _note(f"report {len(models)} {len(pretrained)} {said}" + (f" {table}" if table else ""))
     html_out.write_text("<!doctype html>report", encoding="utf-8")
     markdown_out.write_text("report", encoding="utf-8")
 

@@ -151,10 +151,11 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
 
 def _request(config: RunConfig, data_root: Path, registry: Path | None) -> dict[str, Any]:
     """All that a run depends on, after a look at the data sets (no image is opened)."""
-    from radtransfer import datasets
+    from radtransfer.preprocess.selection import Asked, select
 
-    datasets.read(config.target_layout, data_root, config.target_path, config.target_part, config.target_table)
-    datasets.read(config.source_layout, data_root, config.source_path, table=config.source_table)
+    target = Asked(config.target_layout, config.target_path, config.target_table)
+    source = Asked(config.source_layout, config.source_path, config.source_table)
+    select(data_root, target, config.target_part, source, config.source_parts)
     digest = hashlib.sha256()
     for folder in sorted({config.target_path, config.source_path}):
         for path in sorted((data_root / folder).rglob("*")):

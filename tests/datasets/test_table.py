@@ -205,7 +205,7 @@ def test_a_class_without_rows_is_an_error_that_shows_the_labels(base: Path) -> N
     with pytest.raises(
         RadtransferError,
         match=r"no usable row has a positive label like 'fracture'\. Labels in column 'finding': 'fractured' \(1\), "
-        r"'normal' \(1\), '0' \(1\)\. 1 rows and files rejected; the first: own/[0-9a-f]{16}\.png: labels\.csv, row 2: label",
+        r"'normal' \(1\), '0' \(1\)\. 1 rows and files rejected; the first: own/[0-9a-f]{16}\.png: labels\.csv, row 2",
     ):
         read(base)
     write(base, [["nowhere.png", *row[1:]] for row in ROWS])

@@ -168,6 +168,8 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
         (["--set", "target_layout=table"], "T: the layout 'table' needs to know the columns; set target_table"),
         (["--set", "target_table={file: path}"], "target_table: table: Field required"),
         (["--set", "source_path=nowhere"], "nowhere"),
+        (["--set", "target_part=U"], "target part 'U' is not in T"),
+        (["--set", "source_parts=[U]"], "source part 'U' is not to be had from S"),
         (["--set", "backbones=[nope]"], "unknown backbone 'nope'"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),
         (["--config", "/no/such.yaml"], "/no/such.yaml: no such configuration file"),
@@ -177,6 +179,13 @@ def test_bad_request_is_refused_before_anything_is_written(fake_run: FakeRun, op
     code, _, stderr = fake_run(*options)
     assert code == 2 and message in stderr, stderr
     assert "Traceback" not in stderr
+    assert not fake_run.out.exists() and not fake_run.calls
+
+
+def test_a_class_without_images_is_seen_before_anything_is_written(fake_run: FakeRun) -> None:
+    (fake_run.data_root / "S" / "abnormal" / "b.png").unlink()
+    code, _, stderr = fake_run()
+    assert code == 2 and "source S, S: class 'abnormal' has no images; add some" in stderr
     assert not fake_run.out.exists() and not fake_run.calls
 
 

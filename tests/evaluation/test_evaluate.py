@@ -37,7 +37,7 @@ CANDIDATES = [
 def make_store(
     path: Path,
     *,
-    images: int = 240,
+    images: int = 480,
     exposure: float = 0.0,
     studies: bool = False,
     synthetic: bool = False,
@@ -242,8 +242,8 @@ def test_every_candidate_and_shortcut_is_a_row_on_both_levels(made: Made) -> Non
     assert list(made.rows) == [*images, *(f"{one}/study" for one in images)]
     assert {made.rows[one]["level"] for one in images} == {"image"}
     assert {made.rows[f"{one}/study"]["level"] for one in images} == {"study"}
-    assert made.rows[images[0]]["n"] == made.metrics["test"]["images"] == 96
-    assert made.rows[f"{images[0]}/study"]["n"] == made.metrics["test"]["groups"] == 32
+    assert made.rows[images[0]]["n"] == made.metrics["test"]["images"] == 192
+    assert made.rows[f"{images[0]}/study"]["n"] == made.metrics["test"]["groups"] == 64
     shortcut = made.rows["shortcut/grey_level_histogram"]
     assert (shortcut["tl_source"], shortcut["features"], shortcut["classifier"]) == (
         "shortcut",
@@ -408,7 +408,7 @@ def test_the_histogram_shortcut_learns_and_calibrates(tmp_path: Path) -> None:
     [
         ({"synthetic": True}, "synthetic"),
         ({"grouping": "near_duplicate"}, "no patient ids"),
-        ({"images": 120}, "Only 24 positive test images"),
+        ({"images": 210}, "lie in only 28 leakage groups (fewer than 30): intervals are a rough guide"),
     ],
 )
 def test_limits_of_the_data_are_warned_of(made: Made, tmp_path: Path, keywords: dict[str, Any], said: str) -> None:
@@ -418,8 +418,27 @@ def test_limits_of_the_data_are_warned_of(made: Made, tmp_path: Path, keywords: 
     assert said not in " ".join(made.content["warnings"])
 
 
+def test_too_few_groups_give_no_verdict(tmp_path: Path) -> None:
+    """Many images in few groups are no evidence, however far apart the scores are."""
+    store = make_store(tmp_path / "store", images=90, test_labels=lambda labels: np.arange(len(labels)) // 3 % 2)
+    found = make(tmp_path, store, {"in_domain": 3.0, "imagenet": 0.0, "scratch": 0.0})
+    assert all(one["p_value"] is None and one["adjusted_p"] is None for one in found.metrics["comparisons"])
+    assert found.content["answer"]["winner"] is None and not found.content["answer"]["significant"]
+    assert (
+        "no verdict" in found.content["answer"]["text"]
+        and "in only 6 leakage groups" in found.content["answer"]["text"]
+    )
+    assert "intervals are too narrow" in " ".join(found.content["warnings"])
+
+
+def test_too_few_replicates_are_warned_of(made: Made, tmp_path: Path) -> None:
+    assert "Set bootstrap to 360 or more" in " ".join(made.content["warnings"])  # made with 200
+    enough = make(tmp_path, make_store(tmp_path / "store"), bootstrap=400)
+    assert "Set bootstrap" not in " ".join(enough.content["warnings"])
+
+
 def _drop_one(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["image_id"] != "images/0239.png"]
+    return table[table["image_id"] != "images/0479.png"]
 
 
 def _poison(table: pd.DataFrame) -> pd.DataFrame:
@@ -435,7 +454,7 @@ def _poison(table: pd.DataFrame) -> pd.DataFrame:
         ({"change": {"seed": 8}}, "another seed"),
         ({"change": {"blocks": []}}, "another backbones"),
         ({"change": {"choice": {"fused": "no/such", "single": "alpha/head", "overall": "alpha/head"}}}, "no/such"),
-        ({"scores": _drop_one}, "images/0239.png"),
+        ({"scores": _drop_one}, "images/0479.png"),
         ({"scores": lambda table: table.drop(columns="beta/head")}, "beta/head"),
         ({"scores": _poison}, "in_domain/beta/head/seed3"),
     ],

@@ -185,7 +185,8 @@ def _evaluation(
     }
     MetricsFile.model_validate(metrics)
     first, auroc = comparisons[0], [by_id[choices[s]["fused"]]["auroc"]["value"] for s in ("in_domain", "imagenet")]
-    with artifacts.writing(out, "evaluation", step="evaluate", settings={}, inputs={"target_store": target}) as made:
+    settings, inputs = {"bootstrap": 2000}, {"target_store": target}
+    with artifacts.writing(out, "evaluation", step="evaluate", settings=settings, inputs=inputs) as made:
         folder, content = made
         artifacts.write_json(folder / "metrics.json", metrics)
         artifacts.write_json(folder / "curves.json", curves)
@@ -234,6 +235,7 @@ def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: st
                     "boxes": [box] if outcome in ("TP", "FN") else [],
                     "image": draw(f"{index}.png", 0 * heat),
                     "scores": {source: float(random.uniform(0, 1)) for source in SOURCES},
+                    "outcomes": dict.fromkeys(SOURCES, outcome),
                     "maps": {
                         source: {
                             "gradcam": draw(f"{index}-{source}-gradcam.png", heat),
@@ -255,6 +257,7 @@ def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: st
                 for method in ("gradcam", "lime")
             ],
             "notes": ["Chosen by rule, not by eye."],
+            "explained": {source: f"{source}/fused/svm_rbf/seed0" for source in SOURCES},
         }
 
 
@@ -544,7 +547,10 @@ def test_estimates_differences_and_p_values() -> None:
     assert report_text.estimate({"value": None, "low": None, "high": None}) == "\u2014"
     row = {"difference": 0.02, "low": -0.011, "high": 0.05}
     assert report_text.difference(row) == "+.020 (\u2212.011 to .050)"
-    assert [report_text.p_value(p) for p in (0.0004, 0.034, 0.63, None)] == ["< .001", ".034", ".63", "\u2014"]
+    rows = [{"p_value": p, "adjusted_p": p and 9 * p} for p in (2 / 1001, 0.0034, 0.07, None)]
+    shown = [report_text.p_value(row, "adjusted_p", 1000) for row in rows]
+    assert shown == ["\u2264 .018", ".031", ".63", "\u2014"]
+    assert report_text.p_value(rows[0], "adjusted_p", 2000) == ".018"
     assert report_text.shown({"adjusted_p": 0.049}) and not report_text.shown({"adjusted_p": 0.05})
     assert not report_text.shown({"adjusted_p": None})
 

@@ -27,6 +27,7 @@ from radtransfer.training.network import Network
 SIZE, WIDTH, HEIGHT = 64, 90, 120  # original 90 x 120 px: 48 x 64 px of the stored square, 8 px black on each side
 BACKBONES = ("test_resnet", "test_vit")
 SOURCES = ("imagenet", "scratch")
+OVERALL = {"imagenet": "fused", "scratch": "single"}
 CALIBRATION = {"slope": 0.7, "intercept": 0.1}
 THRESHOLD = 0.5
 
@@ -118,28 +119,27 @@ def mini_run(tmp_path_factory: pytest.TempPathFactory) -> MiniRun:
             blocks.append({"backbone": backbone, "start": start, "stop": start + own.shape[1], "model_digest": digest})
             features.append(own)
         fused = np.concatenate(features, axis=1)
-        estimator = make_pipeline(StandardScaler(), LogisticRegression(C=0.01)).fit(fused[~test], labels[~test])
-        row_id = f"{source}/fused/logistic_regression/seed3"
-        scores[row_id] = calibrate(raw_score(estimator, fused[test]), **CALIBRATION)
-        choices[source] = {"fused": row_id, "single": row_id, "overall": row_id}
         classifiers.append(root / f"classifiers-{source}")
         with artifacts.writing(classifiers[-1], "classifiers", step="classify", settings={}) as (folder, content):
-            save_classifier(estimator, folder / "fused--logistic_regression.skops")
-            candidate = {
-                "id": "fused/logistic_regression",
-                "features": "fused",
-                "classifier": "logistic_regression",
-                "calibration": CALIBRATION,
-                "threshold": THRESHOLD,
-                "file": "fused--logistic_regression.skops",
-            }
+            candidates = []
+            for name, columns in (("fused", fused), (BACKBONES[0], features[0])):
+                pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.01))
+                estimator = pipeline.fit(columns[~test], labels[~test])
+                row_id = f"{source}/{name}/logistic_regression/seed3"
+                scores[row_id] = calibrate(raw_score(estimator, columns[test]), **CALIBRATION)
+                file = f"{name}--logistic_regression.skops"
+                save_classifier(estimator, folder / file)
+                candidate = {"id": f"{name}/logistic_regression", "features": name, "classifier": "logistic_regression"}
+                candidates.append(candidate | {"calibration": CALIBRATION, "threshold": THRESHOLD, "file": file})
             content.update(tl_source=source, seed=3, store_digest=artifacts.read(store, "image-store").digest)
-            content.update(blocks=blocks, candidates=[candidate])
+            content.update(blocks=blocks, candidates=candidates)
+        rows = {name: f"{source}/{one['id']}/seed3" for name, one in zip(("fused", "single"), candidates, strict=True)}
+        choices[source] = rows | {"overall": rows[OVERALL[source]]}
 
-    selected = choices["imagenet"]["fused"]
+    selected = choices["imagenet"]["overall"]
     with artifacts.writing(root / "evaluation", "evaluation", step="evaluate", settings={}) as (folder, content):
         scores.to_parquet(folder / "test_scores.parquet")
-        artifacts.write_json(folder / "curves.json", {selected: {"threshold": THRESHOLD}})
+        artifacts.write_json(folder / "curves.json", {row: {"threshold": THRESHOLD} for row in scores.columns[3:]})
         content.update(selected=selected, choices=choices)
     with artifacts.writing(root / "bundle", "bundle", step="register", settings={}) as (folder, content):
         for model, backbone in zip(models[:2], BACKBONES, strict=True):

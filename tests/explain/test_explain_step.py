@@ -15,6 +15,10 @@ from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.explain.run import explain, explain_predictions
 
+OVERALL = {
+    "scratch": "scratch/test_resnet/logistic_regression/seed3",
+    "imagenet": "imagenet/fused/logistic_regression/seed3",
+}
 SETTINGS: dict[str, Any] = {"images_per_outcome": 1, "lime_samples": 20, "seed": 3, "threads": 1}
 
 
@@ -31,6 +35,7 @@ def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -
     scores = mini_run.scores.set_index("image_id")
     selected = scores["imagenet/fused/logistic_regression/seed3"]
     assert artifact.content["images"] == len(gallery) == len({case["image_id"] for case in gallery}) > 1
+    assert artifact.content["explained"] == OVERALL
     named = {"explanations.json", "gallery.json", "quality.csv", "quality_images.csv"}
     for case in gallery:
         label, called = scores.at[case["image_id"], "label"], selected[case["image_id"]] >= mini_run.threshold
@@ -39,8 +44,10 @@ def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -
         assert bool(case["boxes"]) == bool(label) == bool(case["boxed"])
         assert set(case["maps"]) == set(case["scores"]) == set(mini_run.sources)
         for source in mini_run.sources:
-            expected = scores.at[case["image_id"], f"{source}/fused/logistic_regression/seed3"]
+            expected = scores.at[case["image_id"], OVERALL[source]]
             assert case["scores"][source] == pytest.approx(expected, abs=1e-5)
+            called = expected >= mini_run.threshold
+            assert case["outcomes"][source] == ("T" if bool(label) == called else "F") + ("P" if called else "N")
             named |= set(case["maps"][source].values())
             assert set(case["maps"][source]) == {"gradcam", "lime"}
         named |= {case["image"]} | ({case["boxed"]} if case["boxed"] else set())

@@ -71,6 +71,20 @@ def test_missing_weights_stop_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> 
         weights.imagenet_state("resnet18")
     with pytest.raises(RadtransferError, match="timm knows no ImageNet weights for"):
         weights.imagenet_state("efficientnet_b8")
+    with pytest.raises(RadtransferError, match=r"vit_small_patch14_dinov2, but those of lvd142m; .*weights_mirror"):
+        weights.imagenet_state("vit_small_patch14_dinov2")
+
+
+def test_weights_of_the_hub_carry_their_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    models = [timm.create_model("resnet18", num_classes=3, pretrained=False) for _ in range(2)]
+    digests = []
+    for model in (models[0], models[0], models[1]):
+        monkeypatch.setattr(timm, "create_model", lambda name, *, pretrained, model=model: model)
+        state, origin = weights.imagenet_state("resnet18")
+        assert origin["where"] == "timm hub: timm/resnet18.a1_in1k" and state.keys() == model.state_dict().keys()
+        digests.append(origin["sha256"])
+    assert digests[0] == digests[1] != digests[2] and len(digests[0]) == 64
 
 
 def mirror(folder: Path, name: str, state: dict[str, torch.Tensor]) -> Path:

@@ -75,6 +75,16 @@ def compare(a: str, b: str, metric: Metric, measured: dict[str, Measured], famil
     return Comparison(a, b, metric, interval.value, interval.low, interval.high, p, p, family)
 
 
+def smallest_p(replicates: int, comparisons: int) -> float:
+    """The smallest p-value that Holm can leave to any of so many comparisons, each with so many replicates."""
+    return min(1.0, 2 * comparisons / (replicates + 1))
+
+
+def at_floor(p: float, replicates: int) -> bool:
+    """Whether a p-value before Holm is the smallest that so many replicates can give: the true one may be smaller."""
+    return p <= smallest_p(replicates, 1) + 10.0**-DIGITS
+
+
 def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Adjust the p-values within each family (Holm 1979); the order is kept, undefined comparisons do not count."""
     adjusted: dict[int, float] = {}

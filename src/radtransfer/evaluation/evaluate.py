@@ -5,9 +5,11 @@ The one candidate that counts is selected by validation AUROC before a test labe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +23,7 @@ from radtransfer.artifacts import Artifact
 from radtransfer.config import TL_SOURCES, TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import metrics, schema
-from radtransfer.evaluation.compare import Comparison, compare, holm
+from radtransfer.evaluation.compare import ALPHA, Comparison, at_floor, compare, holm, smallest_p
 from radtransfer.evaluation.intervals import Measured, measure, resample
 from radtransfer.evaluation.metrics import Floats, Metric
 from radtransfer.evaluation.shortcuts import shortcuts
@@ -29,7 +31,9 @@ from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
 
 HISTOGRAM = "shortcut/grey_level_histogram"
-FEW = 30  # images of a class in the test split, below which a bootstrap interval is a rough guide only
+FEW = 30  # leakage groups with a class in the test split, below which a bootstrap interval is a rough guide only
+TOO_FEW = 15  # below which there are no p-values: with 5 to 30 clusters tests by cluster reject too often, the more so
+# the fewer there are (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008)
 STRONG_SHORTCUT = 0.75  # AUROC of the histogram from which it is named as a shortcut in its own right
 NAMES: dict[str, str] = {
     "scratch": "training from scratch",
@@ -114,7 +118,9 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
             }
 
     comparisons = _comparisons(selected, choices, measured)
-    warnings += _warnings(store, rows, comparisons, levels[0])
+    if (few := _fewest(levels[0])[0]) < TOO_FEW:
+        comparisons = [replace(one, p_value=None, adjusted_p=None) for one in comparisons]
+    warnings += _warnings(store, rows, comparisons, levels[0], bootstrap)
     described = schema.MetricsFile(
         target=_target(store),
         positive_class=str(store.content["positive_class"]),
@@ -138,7 +144,7 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
         content |= {
             "selected": selected,
             "choices": choices,
-            "answer": _answer(choices, comparisons, measured, len(test)),
+            "answer": _answer(choices, comparisons, measured, len(test), few, bootstrap),
             "warnings": warnings,
         }
 
@@ -285,7 +291,12 @@ def _find(comparisons: list[Comparison], a: str, b: str, metric: Metric) -> Comp
 
 
 def _answer(
-    choices: dict[str, dict[str, str]], comparisons: list[Comparison], measured: dict[str, Measured], images: int
+    choices: dict[str, dict[str, str]],
+    comparisons: list[Comparison],
+    measured: dict[str, Measured],
+    images: int,
+    few: int,
+    bootstrap: int,
 ) -> dict[str, Any]:
     """Which TL source won, if one did: in-domain against ImageNet, AUROC of the fused choices, after Holm."""
     if not {"imagenet", "in_domain"} <= set(choices):
@@ -301,9 +312,14 @@ def _answer(
     values = [cast(float, measured[fused[name]].intervals["auroc"].value) for name in ("in_domain", "imagenet")]
     figures = (
         f"AUROC {values[0]:.3f} against {values[1]:.3f}, difference {main.difference:+.3f} "
-        f"(95 % interval {main.low:+.3f} to {main.high:+.3f}, p {_p(main.adjusted_p)} after Holm, "
-        f"{images} test images)"
+        f"(95 % interval {main.low:+.3f} to {main.high:+.3f}{_p(main, bootstrap)}, {images} test images)"
     )
+    if main.adjusted_p is None:
+        text = (
+            "There is no verdict on in-domain pre-training against ImageNet transfer: a class lies in only "
+            f"{few} leakage groups of the test images, and below {TOO_FEW} no test can be trusted. {figures}."
+        )
+        return {"winner": None, "significant": False, "text": text}
     if not main.significant:
         text = f"No significant difference between in-domain pre-training and ImageNet transfer: {figures}."
         return {"winner": None, "significant": False, "text": text}
@@ -319,7 +335,15 @@ def _answer(
     return {"winner": winner, "significant": True, "text": text}
 
 
-def _warnings(store: Store, rows: list[schema.Row], comparisons: list[Comparison], images: Level) -> list[str]:
+def _fewest(images: Level) -> tuple[int, str]:
+    """How many leakage groups hold the class that the fewest hold, and which class that is."""
+    held = {"positive": images.groups[images.labels], "negative": images.groups[~images.labels]}
+    return min((len(set(groups)), name) for name, groups in held.items())
+
+
+def _warnings(
+    store: Store, rows: list[schema.Row], comparisons: list[Comparison], images: Level, bootstrap: int
+) -> list[str]:
     """What a reader must know before believing the figures."""
     found = []
     if store.content["synthetic"]:
@@ -329,9 +353,21 @@ def _warnings(store: Store, rows: list[schema.Row], comparisons: list[Comparison
             "The data have no patient ids: groups are exact and near duplicates, so other images of a test patient may "
             "be among the training images, which would flatter every figure."
         )
-    for name, count in (("positive", int(images.labels.sum())), ("negative", int((~images.labels).sum()))):
-        if count < FEW:
-            found.append(f"Only {count} {name} test images (fewer than {FEW}): intervals are a rough guide.")
+    groups, name = _fewest(images)
+    if groups < FEW:
+        guide = (
+            "intervals are a rough guide" if groups >= TOO_FEW else "intervals are too narrow, and there is no verdict"
+        )
+        found.append(
+            f"The {name} test images lie in only {groups} leakage groups (fewer than {FEW}): {guide}. "
+            "Use more images, or another split."
+        )
+    largest = max(Counter(one.family for one in comparisons).values())
+    if smallest_p(bootstrap, largest) >= ALPHA:
+        found.append(
+            f"With bootstrap = {bootstrap} no difference between TL sources can be shown: the smallest p-value after "
+            f"Holm is {smallest_p(bootstrap, largest):.3f}. Set bootstrap to {ceil(2 * largest / ALPHA)} or more."
+        )
     against = next(one for one in comparisons if one.family == "shortcut")
     if against.low is None or against.low <= 0:
         found.append(
@@ -351,8 +387,8 @@ def _warnings(store: Store, rows: list[schema.Row], comparisons: list[Comparison
             metric = "AUROC" if one.metric == "auroc" else one.metric
             found.append(
                 f"Negative transfer: {NAMES[a]} is significantly worse than {NAMES[b]} ({metric} "
-                f"{_signed(one.difference)}, 95 % interval {_signed(one.low)} to {_signed(one.high)}, "
-                f"p {_p(one.adjusted_p)} after Holm)."
+                f"{_signed(one.difference)}, 95 % interval {_signed(one.low)} to {_signed(one.high)}"
+                f"{_p(one, bootstrap)})."
             )
     return found
 
@@ -365,5 +401,8 @@ def _signed(value: float | None) -> str:
     return "undefined" if value is None else f"{value:+.3f}"
 
 
-def _p(value: float | None) -> str:
-    return "undefined" if value is None else "< 0.001" if value < 0.001 else f"= {value:.3f}"
+def _p(comparison: Comparison, bootstrap: int) -> str:
+    if comparison.p_value is None or comparison.adjusted_p is None:
+        return ""
+    relation = "≤" if at_floor(comparison.p_value, bootstrap) else "="
+    return f", p {relation} {comparison.adjusted_p:.3f} after Holm"

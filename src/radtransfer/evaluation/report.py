@@ -69,7 +69,7 @@ def render(run: Run) -> str:
     environment.filters |= {
         "number": number,
         "difference": text.difference,
-        "p_value": text.p_value,
+        "p_value": lambda row, name: text.p_value(row, name, run.bootstrap),
         "whole": text.whole,
         "duration": text.duration,
         "features_name": text.features_name,
@@ -135,9 +135,10 @@ def markdown(run: Run) -> str:
         )
     lines += ["", "| Difference | metric | value | Holm-adjusted p | shown? |", "|---|---|---|---|---|"]
     for row in run.metrics["comparisons"]:
+        p = text.p_value(row, "adjusted_p", run.bootstrap)
         lines.append(
             f"| {_plain(text.contrast(run, row))} | {text.METRIC_NAMES.get(row['metric'], _plain(row['metric']))} "
-            f"| {text.difference(row)} | {text.p_value(row['adjusted_p'])} | {'yes' if text.shown(row) else 'no'} |"
+            f"| {text.difference(row)} | {p} | {'yes' if text.shown(row) else 'no'} |"
         )
     lines += ["", f"**Selected** (on the validation split): {_plain(text.model_name(run.selected))}.", ""]
     lines += [f"- {name} {text.estimate(run.selected[metric])}" for metric, name in text.METRIC_NAMES.items()]

@@ -45,6 +45,11 @@ class Run:
         """TL sources of this run, the one that the run asks about first."""
         return [source for source in reversed(TL_SOURCES) if source in self.evaluation.content["choices"]]
 
+    @property
+    def bootstrap(self) -> int:
+        """Replicates behind every interval and p-value."""
+        return int(self.evaluation.made["settings"]["bootstrap"])
+
     @cached_property
     def backbones(self) -> list[str]:
         return sorted({model.content["backbone"] for model in self.models})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from radtransfer.evaluation.charts import number
+from radtransfer.evaluation.compare import at_floor
 from radtransfer.evaluation.report_run import Row, Run
 
 SOURCE_NAMES = {"in_domain": "In-domain", "imagenet": "ImageNet", "scratch": "From scratch", "shortcut": "Shortcut"}
@@ -54,11 +55,16 @@ def difference(row: Row) -> str:
     return f"{text} ({number(row['low'], 3)} to {number(row['high'], 3)})"
 
 
-def p_value(value: float | None) -> str:
-    """A p-value, e.g. ``.034`` or ``< .001``."""
+def p_value(row: Row, name: str, bootstrap: int) -> str:
+    """A p-value of a comparison (``p_value`` or ``adjusted_p``), e.g. ``.034``.
+
+    ``\u2264 .018`` where it is as small as so many replicates of the bootstrap can make it, and may be smaller.
+    """
+    value = row[name]
     if value is None:
         return "\u2014"
-    return "< .001" if value < 0.001 else number(value, 3 if value < 0.1 else 2)
+    figure = number(value, 3 if value < 0.1 else 2)
+    return f"\u2264 {figure}" if at_floor(row["p_value"], bootstrap) else figure
 
 
 def shown(row: Row) -> bool:

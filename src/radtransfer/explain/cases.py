@@ -26,6 +26,13 @@ class Case:
     outcome: Outcome
 
 
+def outcome(positive: bool, called: bool) -> Outcome:
+    """What a call of positive or not is worth."""
+    if positive:
+        return "TP" if called else "FN"
+    return "FP" if called else "TN"
+
+
 def choose(
     image_ids: Sequence[str],
     labels: NDArray[np.int_],

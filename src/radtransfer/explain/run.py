@@ -54,7 +54,9 @@ def explain(
     threads: int,
     out: Path,
 ) -> None:
-    """Explain chosen test images with Grad-CAM and LIME for every TL source's fused choice.
+    """Explain chosen test images with Grad-CAM and LIME, for every TL source with the candidate that it would use.
+
+    That is its choice on validation: of the source that the selected candidate is of, the selected candidate itself.
 
     Args:
         target_store: image store of the target.
@@ -78,11 +80,14 @@ def explain(
     fitted, trained = _belonging(store.artifact, sources, classifiers, models)
     scores = pd.read_parquet(evaluation / "test_scores.parquet").set_index("image_id")
     selected: str = judged.content["selected"]
+    explained = {tl_source: choices[tl_source]["overall"] for tl_source in sources}
+    curves = artifacts.read_json(evaluation / "curves.json")
+    thresholds = {row_id: float(curves[row_id]["threshold"]) for row_id in (selected, *explained.values())}
     chosen = cases.choose(
         scores.index.tolist(),
         scores["label"].to_numpy(np.int_),
         scores[selected].to_numpy(np.float64),
-        float(artifacts.read_json(evaluation / "curves.json")[selected]["threshold"]),
+        thresholds[selected],
         images_per_outcome,
     )
     shown = _look_up(store, chosen)
@@ -96,16 +101,17 @@ def explain(
         notes = [cases.RULE, COLOURS, QUALITY, *_shortfalls(chosen, images_per_outcome)]
         gallery = [_entry(case, staging) for case in shown]
         measured: list[dict[str, Any]] = []
-        for tl_source in sources if shown else []:
-            row_id = choices[tl_source]["fused"]
-            predict = _fused_choice(fitted[tl_source], trained, row_id)
+        for tl_source, row_id in explained.items() if shown else ():
+            predict = _candidate(fitted[tl_source], trained, row_id)
             for case, entry, values in zip(
                 shown, gallery, _explained(shown, predict, tl_source, lime_samples, seed, staging), strict=True
             ):
-                entry["scores"][tl_source] = values[0]["score"]
+                score = entry["scores"][tl_source] = values[0]["score"]
+                label = bool(scores["label"][case.image_id])
+                entry["outcomes"][tl_source] = cases.outcome(label, score >= thresholds[row_id])
                 entry["maps"][tl_source] = {value["method"]: value.pop("file") for value in values}
                 measured += values
-                drift = abs(values[0]["score"] - float(scores[row_id][case.image_id]))
+                drift = abs(score - float(scores[row_id][case.image_id]))
                 if drift > SCORE_TOLERANCE:
                     notes.append(f"{row_id}: {case.image_id} scores {drift:.4f} away from its evaluated score.")
         frame = pd.DataFrame(measured, columns=MEASURED)
@@ -114,6 +120,7 @@ def explain(
         pd.DataFrame(summary, columns=SUMMARY).to_csv(staging / "quality.csv", index=False)
         artifacts.write_json(staging / "gallery.json", gallery)
         content |= {"images": len(shown), "methods": METHODS, "quality": summary, "notes": notes}
+        content["explained"] = explained
 
 
 def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads: int) -> None:
@@ -197,6 +204,7 @@ def _entry(case: _Shown, staging: Path) -> dict[str, Any]:
         "image": f"{case.stem}.png",
         "boxed": boxed,
         "scores": {},
+        "outcomes": {},
         "maps": {},
     }
 
@@ -230,7 +238,7 @@ def _explained(
         yield values
 
 
-def _fused_choice(fitted: Artifact, trained: Mapping[tuple[str, str], Artifact], row_id: str) -> predictor.Predictor:
+def _candidate(fitted: Artifact, trained: Mapping[tuple[str, str], Artifact], row_id: str) -> predictor.Predictor:
     content = fitted.content
     tl_source, seed = content["tl_source"], content["seed"]
     by_row = {f"{tl_source}/{candidate['id']}/seed{seed}": candidate for candidate in content["candidates"]}

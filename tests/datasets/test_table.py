@@ -237,10 +237,15 @@ def test_ids_that_went_through_a_number_stop(base: Path, column: str) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"table": "../own/labels.csv"}, r"table '\.\./own/labels\.csv' is no path inside this folder"),
-        ({"table": "/tmp/labels.csv"}, "is no path inside this folder; move the table there"),
-        ({"table": "nowhere.csv"}, r"nowhere\.csv: missing; a table data set holds it"),
-        ({"table": "link.csv"}, "leads out of the data root"),
+        (
+            {"table": "../own/labels.csv"},
+            r"own: no table '\.\./own/labels\.csv' inside this folder; did you mean labels\.csv",
+        ),
+        ({"table": "/tmp/labels.csv"}, "no table '/tmp/labels.csv' inside this folder"),
+        ({"table": "nowhere.parquet"}, r"no table 'nowhere\.parquet' inside this folder; known: labels\.csv"),
+        ({"table": "link.csv"}, r"no table 'link\.csv' inside this folder"),
+        ({"table": "a"}, "no table 'a' inside this folder"),
+        ({"table": "n" * 9000}, "no table 'nnn"),
         ({"table": "readme.txt"}, r"expected a table that ends in \.csv or \.parquet"),
         ({"patient": "patient"}, "column 'patient' is missing; "),
         ({"fil": "path"}, r"own, its table: fil: Extra inputs.*it takes table, file, label"),

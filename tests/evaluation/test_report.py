@@ -321,7 +321,8 @@ def build(
     ]
     arguments = {
         "config": {"name": "hand", "pipeline": "transfer_fusion", "in_domain_init": "imagenet", "explain_images": 2}
-        | {"source_parts": [], "backbones": list(BACKBONES), "weights_mirror": "<mirror>", "seed": 0},
+        | {"source_parts": [], "backbones": list(BACKBONES), "weights_mirror": "<mirror>", "seed": 0}
+        | {"target_table": {"table": "labels.csv", "positive": ["1"]}, "source_table": {}},
         "target_store": root / "target",
         "source_store": root / "source",
         "evaluation": root / "evaluation",
@@ -432,6 +433,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert "alert(" not in source[source.rindex("<script>") :]
     assert HOSTILE in page.attributes("alt")[0]
     assert HOSTILE in page.text and HOSTILE_CLASS in page.text and "<mirror>" in page.text
+    assert "{'table': 'labels.csv', 'positive': ['1']}" in page.text
     assert "</pre><script>alert(2)</script>" in page.text
     assert "49" not in page.text[page.text.index("alert(1)") : page.text.index("alert(1)") + 40]
     assert "<b>" not in summary and "<img" not in summary and html.escape(HOSTILE_CLASS) in summary

@@ -27,8 +27,8 @@ from typing import Any
 
 from radtransfer.config import TableColumns
 from radtransfer.datasets.pseudonym import Pseudonyms
-from radtransfer.datasets.records import IMAGE_SUFFIXES, Box, Dataset, Folder, Record
-from radtransfer.datasets.rows import Row, read_rows
+from radtransfer.datasets.records import IMAGE_SUFFIXES, Box, Dataset, Folder, Record, near
+from radtransfer.datasets.rows import SUFFIXES, Row, read_rows
 from radtransfer.errors import RadtransferError
 
 COLUMNS = ("file", "label", "body_part", "patient", "study", "split", "boxes")
@@ -70,11 +70,12 @@ class _Reading:
     """A table being read."""
 
     def __init__(self, folder: Folder, columns: TableColumns) -> None:
-        self.folder, self.path = folder, _inside(folder, columns.table)
+        self.folder = folder
+        self.there = {path.relative_to(folder.path).as_posix(): path for path in folder.files()}
+        self.path = _table(folder, self.there, columns.table)
         self.columns = {role: getattr(columns, role) for role in COLUMNS if getattr(columns, role)}
         self.labels = dict.fromkeys(columns.negative, 0) | dict.fromkeys(columns.positive, 1)
         self.classes = (columns.negative[0], columns.positive[0])
-        self.there = {path.relative_to(folder.path).as_posix(): path for path in folder.files()}
         self.files = {folder.file(path) for path in self.there.values()}
         self.pseudonyms: Pseudonyms | None = None
         if columns.patient or columns.study:
@@ -209,15 +210,13 @@ class _Reading:
         return notes
 
 
-def _inside(folder: Folder, name: str) -> Path:
-    """The table, which must lie in the data-set folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise RadtransferError(f"{folder.path}: table {name!r} is no path inside this folder; move the table there")
-    table = folder.need(path.as_posix(), "table")
-    if not table.resolve().is_relative_to(folder.root.resolve()):
-        raise RadtransferError(f"{table}: leads out of the data root {folder.root}; copy the table there")
-    return table
+def _table(folder: Folder, there: Mapping[str, Path], name: str) -> Path:
+    """The table, which must be one of the files in the data-set folder."""
+    path = there.get(PurePosixPath(name).as_posix())
+    if path is None:
+        tables = [file for file in there if file.lower().endswith(SUFFIXES)]
+        raise RadtransferError(f"{folder.path}: no table {_short(name)} inside this folder; {near(name, tables)}")
+    return path
 
 
 def _check_text(role: str, text: str) -> None:

@@ -9,8 +9,8 @@ from radtransfer_pipelines.graph import build
 from radtransfer_pipelines.resources import Target
 
 DESCRIPTION = (
-    "Reuses networks pre-trained on X-rays (in_domain) on chest CT slices and compares them with ImageNet transfer and "
-    "no transfer; registers the best model."
+    "Pre-trains networks on X-rays (in_domain), fine-tunes them on chest CT slices and compares that with ImageNet "
+    "transfer and no transfer; registers the best model."
 )
 DEFAULTS = {
     "name": "ct-reuse",

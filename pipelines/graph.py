@@ -28,13 +28,13 @@ from radtransfer_components import (
 )
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS
-from radtransfer_pipelines.resources import Target, settle
+from radtransfer_pipelines.resources import DATA_ROOT, Target, settle
 
 SUBMISSION = {
-    "data_root": (str, "/data", "folder, mounted into the tasks, under which the data sets lie"),
-    "data_version": (str, "", "version of the data; a new value makes preprocess run anew"),
+    "data_root": (str, DATA_ROOT, "folder of the mounted data volume under which the data sets lie"),
+    "data_version": (str, "", "version of the data, noted with the run; locally a new value makes preprocess run anew"),
     "code_version": (str, "", "version of the code; a new value makes every task run anew; empty: the image's own"),
-    "registry": (str, "", "folder of the model registry; empty: make the bundle only"),
+    "registry": (str, "", "folder of the model registry, on a cluster under /data; empty: make the bundle only"),
 }
 
 

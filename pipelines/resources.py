@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
+
+from radtransfer.datasets.pseudonym import VARIABLE
+from radtransfer.errors import RadtransferError
 
 Target = Literal["cluster", "cluster-gpu", "local"]
 """Where a pipeline is to run: a cluster's CPUs; a cluster with GPUs for training; this machine by ``kfp.local``."""
@@ -19,7 +23,10 @@ class Resources:
         gpu: takes one GPU where the pipeline is compiled for a cluster that has some.
         retries: how often a failed task is tried again. Only what may fail by the network (the data, the registry):
             what fails by its data would fail again, and inside a loop KFP ignores retries altogether.
-        cached: whether a finished task of the same inputs answers for it.
+        cached: whether a finished task of the same inputs answers for it on a cluster. Not where the inputs do not say
+            all: the data volume may hold other images under the same path.
+        volume: reads or writes folders of the data volume: the data root, ``weights_mirror``, ``registry``.
+        pseudonyms: gets the key that makes pseudonyms of patient ids.
     """
 
     cpu: str
@@ -27,21 +34,28 @@ class Resources:
     gpu: bool = False
     retries: int = 0
     cached: bool = True
+    volume: bool = False
+    pseudonyms: bool = False
 
 
 RESOURCES: dict[str, Resources] = {
-    "preprocess": Resources(cpu="2", memory="4Gi", retries=2),
-    "pretrain": Resources(cpu="4", memory="8Gi", gpu=True),
-    "finetune": Resources(cpu="4", memory="8Gi", gpu=True),
+    "preprocess": Resources(cpu="2", memory="4Gi", retries=2, cached=False, volume=True, pseudonyms=True),
+    "pretrain": Resources(cpu="4", memory="8Gi", gpu=True, volume=True),
+    "finetune": Resources(cpu="4", memory="8Gi", gpu=True, volume=True),
     "extract": Resources(cpu="2", memory="4Gi"),
     "fuse": Resources(cpu="1", memory="2Gi"),
     "classify": Resources(cpu="2", memory="4Gi"),
     "evaluate": Resources(cpu="2", memory="4Gi"),
     "explain": Resources(cpu="2", memory="4Gi"),
-    "register": Resources(cpu="1", memory="2Gi", retries=2),
+    "register": Resources(cpu="1", memory="2Gi", retries=2, volume=True),
     "report": Resources(cpu="1", memory="2Gi"),
 }
 GPU = "nvidia.com/gpu"
+# Names in manifests/base, and where the volume appears in a task.
+VOLUME_CLAIM = "radtransfer-data"
+DATA_ROOT = "/data"
+SECRET = "radtransfer-s3"  # noqa: S105 - a name
+PSEUDONYM_KEY = "pseudonym-key"
 
 
 def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) -> Any:
@@ -58,24 +72,44 @@ def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) ->
     """
     need = RESOURCES[step]
     task.set_container_image(image)
-    task.set_caching_options(need.cached)
     if target == "local":
+        task.set_caching_options(True)  # what the run's folder holds; `data_version` is part of the key
         return task
+    task.set_caching_options(need.cached)
     task.set_cpu_request(need.cpu).set_cpu_limit(need.cpu)
     task.set_memory_request(need.memory).set_memory_limit(need.memory)
     if need.retries and not looped:
         task.set_retry(num_retries=need.retries, backoff_duration="30s", backoff_factor=2)
+    if need.volume:
+        # KFP cannot mount a claim read-only: what must not change is kept so by the volume behind the claim.
+        kubernetes().mount_pvc(task, pvc_name=VOLUME_CLAIM, mount_path=DATA_ROOT)
+    if need.pseudonyms:
+        # Optional: data without patient ids need no key, and where one is needed the task itself says so.
+        kubernetes().use_secret_as_env(task, SECRET, {PSEUDONYM_KEY: VARIABLE}, optional=True)
     if need.gpu and target == "cluster-gpu":
         on_gpu(task)
     return task
 
 
+def kubernetes() -> ModuleType:
+    """kfp's settings for Kubernetes, which only packages for clusters need.
+
+    Raises:
+        RadtransferError: they are not installed.
+    """
+    try:
+        from kfp import kubernetes as module
+    except ImportError as error:
+        raise RadtransferError(
+            "packages for clusters need kfp-kubernetes, which is not installed: pip install 'radtransfer[cluster]'"
+        ) from error
+    return module
+
+
 def on_gpu(task: Any) -> Any:
     """Ask for one GPU and let the pod onto nodes that are tainted for it."""
-    from kfp import kubernetes
-
     task.set_accelerator_type(GPU).set_accelerator_limit(1)
-    kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+    kubernetes().add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
     # DataLoader workers share batches through /dev/shm, 64 MiB by default.
-    kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit="1Gi")  # noqa: S108
+    kubernetes().empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit="1Gi")  # noqa: S108
     return task

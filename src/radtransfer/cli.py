@@ -79,7 +79,7 @@ def run(
 
 @app.command(name="compile")
 def compile_(
-    out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("pipelines/compiled"),
+    out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("build/pipelines"),
     image: Annotated[str | None, typer.Option(help="Image of all tasks, best with its digest.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="For a cluster with GPUs: training asks for one.")] = False,
 ) -> None:

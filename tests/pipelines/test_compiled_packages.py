@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from radtransfer.config import RunConfig, validate
+from radtransfer.datasets.pseudonym import VARIABLE
+from radtransfer.errors import RadtransferError
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS, PIPELINES
 from radtransfer_pipelines.compile import compile_all
@@ -46,12 +48,12 @@ def tasks(package: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_committed_packages_are_what_the_code_gives(tmp_path: Path) -> None:
-    """Compiled in a fresh process with another hash seed: `radtransfer compile` mends a difference."""
+    """Compiled in a fresh process with another hash seed: `make compile` mends a difference."""
     command = [sys.executable, "-c", "from radtransfer.cli import main; main()", "compile", "--out", str(tmp_path)]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "7"}, capture_output=True, timeout=120)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in COMPILED.iterdir())
     for path in tmp_path.iterdir():
-        assert path.read_bytes() == (COMPILED / path.name).read_bytes(), f"{path.name}: run `radtransfer compile`"
+        assert path.read_bytes() == (COMPILED / path.name).read_bytes(), f"{path.name}: run `make compile`"
 
 
 def test_parameters_are_those_of_a_configuration_with_defaults_and_descriptions(package: dict[str, Any]) -> None:
@@ -80,7 +82,8 @@ def test_table_of_resources_covers_all_tasks_and_reaches_them(package: dict[str,
         assert container["resources"]["resourceMemoryLimit"] == need.memory
         assert "accelerator" not in container["resources"]
         task = tasks(package)[name]
-        assert task["cachingOptions"] == {"enableCache": True}
+        # A recurring run must look at the data anew; KFP writes {} for a task that is not cached.
+        assert task["cachingOptions"] == ({} if step_of(name) == "preprocess" else {"enableCache": True})
         looped = step_of(name) in {"pretrain", "finetune", "extract"}
         assert ("retryPolicy" in task) == (need.retries > 0 and not looped)
 
@@ -104,6 +107,38 @@ def test_sources_are_compared_on_equal_terms(package: dict[str, Any]) -> None:
         del inputs["backbone"]  # the item of each one's own loop
         assert inputs == {k: v for k, v in tuned[0]["inputs"]["parameters"].items() if k in inputs}
     assert seen == [("scratch", False), ("imagenet", False), ("in_domain", True)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(name: str) -> None:
+    base = COMPILED.parents[1] / "manifests" / "base"
+    claim = yaml.safe_load((base / "data-volume.yaml").read_text(encoding="utf-8"))["metadata"]["name"]
+    secret = yaml.safe_load((base / "secret.example.yaml").read_text(encoding="utf-8"))
+    package, platform = yaml.safe_load_all((COMPILED / f"{name}.yaml").read_text(encoding="utf-8"))
+    root = package["root"]["inputDefinitions"]["parameters"]["data_root"]["defaultValue"]
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounted = {"preprocess", "pretrain", "finetune", "register"}
+    for task in executors(package):
+        extra = settings.get(f"exec-{task}", {})
+        mounts = [(mount["constant"], mount["mountPath"]) for mount in extra.get("pvcMount", [])]
+        assert mounts == ([(claim, root)] if step_of(task) in mounted else [])
+        assert ("secretAsEnv" in extra) == (step_of(task) == "preprocess")
+    (given,) = settings["exec-preprocess"]["secretAsEnv"]
+    assert given["secretName"] == secret["metadata"]["name"] and given["optional"] is True
+    ((key,),) = [given["keyToEnv"]]
+    assert key["secretKey"] in secret["stringData"] and key["envVar"] == VARIABLE
+
+
+def test_local_packages_are_all_cached_and_have_nothing_of_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kfp.kubernetes", None)  # as if kfp-kubernetes were not installed
+    monkeypatch.delattr("kfp.kubernetes", raising=False)
+    for path in compile_all(tmp_path, target="local"):
+        (package,) = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        assert all(tasks(package)[name]["cachingOptions"] == {"enableCache": True} for name in executors(package))
+    with pytest.raises(RadtransferError, match=r"pip install 'radtransfer\[cluster\]'"):
+        compile_all(tmp_path, target="cluster")
 
 
 def test_gpu_packages_ask_for_a_gpu_where_training_is(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import timm
@@ -71,20 +72,66 @@ def test_missing_weights_stop_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> 
         weights.imagenet_state("resnet18")
     with pytest.raises(RadtransferError, match="timm knows no ImageNet weights for"):
         weights.imagenet_state("efficientnet_b8")
-    with pytest.raises(RadtransferError, match=r"vit_small_patch14_dinov2, but those of lvd142m; .*weights_mirror"):
-        weights.imagenet_state("vit_small_patch14_dinov2")
 
 
-def test_weights_of_the_hub_carry_their_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    models = [timm.create_model("resnet18", num_classes=3, pretrained=False) for _ in range(2)]
-    digests = []
-    for model in (models[0], models[0], models[1]):
-        monkeypatch.setattr(timm, "create_model", lambda name, *, pretrained, model=model: model)
-        state, origin = weights.imagenet_state("resnet18")
-        assert origin["where"] == "timm hub: timm/resnet18.a1_in1k" and state.keys() == model.state_dict().keys()
-        digests.append(origin["sha256"])
-    assert digests[0] == digests[1] != digests[2] and len(digests[0]) == 64
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def nobody(self: object, method: str, url: str, **_: object) -> None:
+        asked.append(str(url))
+        raise httpx2.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("httpx2.Client.request", nobody)
+    monkeypatch.setattr("httpx2.Client.get", lambda self, url, **keywords: nobody(self, "GET", url, **keywords))
+    with pytest.raises(RadtransferError, match=r"resnet18.*Name or service not known.*weights_mirror"):
+        weights.imagenet_state("resnet18")
+    assert len(asked) == 1
+
+
+def from_hub(monkeypatch: pytest.MonkeyPatch, backbone: str) -> torch.nn.Module:
+    """The hub as it would answer, with random weights."""
+    model = timm.create_model(backbone, pretrained=False)
+    monkeypatch.setattr(weights, "_first_request", lambda repository, filename: None)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
+    return model
+
+
+def test_hub_weights_say_which_tensors_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = from_hub(monkeypatch, "test_resnet")
+    state, origin = weights.imagenet_state("test_resnet")
+    assert origin["where"] == "timm hub: timm/test_resnet.r160_in1k"
+    assert origin["sha256"] == weights.tensors_sha256(dict(reversed(state.items()))) and len(origin["sha256"]) == 64
+    with torch.no_grad():
+        model.get_parameter("conv1.0.weight")[0, 0, 0, 0] += 1
+    assert weights.imagenet_state("test_resnet")[1]["sha256"] != origin["sha256"]
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "vit_small_patch14_dinov2",  # lvd142m, no classes
+        "vit_small_patch14_dinov2.lvd142m",
+        "vit_huge_patch14_gap_224",  # in1k_ijepa: ImageNet images, but never their classes
+        "tiny_vit_5m_224",  # dist_in22k, 21,841 classes
+        "vit_base_patch16_siglip_224",  # webli
+    ],
+)
+def test_hub_weights_that_are_no_imagenet_classifier_are_refused(
+    monkeypatch: pytest.MonkeyPatch, backbone: str
+) -> None:
+    monkeypatch.setattr(weights, "_first_request", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(RadtransferError, match=f"{backbone}: .*not trained to classify.*tag.*weights_mirror"):
+        weights.imagenet_state(backbone)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "convnext_tiny", "tiny_vit_5m_224.dist_in22k_ft_in1k", "vit_small_patch16_224"]
+)
+def test_imagenet_classifiers_are_not_refused(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
+    from_hub(monkeypatch, "test_resnet")
+    assert backbone in weights.imagenet_state(backbone)[1]["where"]
 
 
 def mirror(folder: Path, name: str, state: dict[str, torch.Tensor]) -> Path:

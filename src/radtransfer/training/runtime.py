@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def settle(threads: int, seed: int) -> None:
@@ -14,12 +17,27 @@ def settle(threads: int, seed: int) -> None:
         threads: CPU threads of this process.
         seed: seed of torch's global generator (weight initialisation, dropout).
     """
+    _keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # Nothing reads memory before it is written; filling it costs 3 % of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(seed)
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what is freed, instead of handing it back to the kernel, which clears it for the next layer.
+
+    That takes two thirds of a forward pass on the CPU: 64 images of 320 px through ``tf_efficientnet_lite1`` in 8.2 s
+    against 3.0 s on 2 cores.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return
+    mallopt(M_MMAP_THRESHOLD, 2**30)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def device() -> torch.device:

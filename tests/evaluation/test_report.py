@@ -553,6 +553,7 @@ def test_estimates_differences_and_p_values() -> None:
     shown = [report_text.p_value(row, "adjusted_p", 1000) for row in rows]
     assert shown == ["\u2264 .018", ".031", ".63", "\u2014"]
     assert report_text.p_value(rows[0], "adjusted_p", 2000) == ".018"
+    assert [report_text.verdict(row) for row in rows] == ["shown", "shown", "not shown", "no verdict"]
     assert report_text.shown({"adjusted_p": 0.049}) and not report_text.shown({"adjusted_p": 0.05})
     assert not report_text.shown({"adjusted_p": None})
 

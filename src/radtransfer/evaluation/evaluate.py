@@ -32,8 +32,9 @@ from radtransfer.progress import track
 
 HISTOGRAM = "shortcut/grey_level_histogram"
 FEW = 30  # leakage groups with a class in the test split, below which a bootstrap interval is a rough guide only
-TOO_FEW = 15  # below which there are no p-values: with 5 to 30 clusters tests by cluster reject too often, the more so
-# the fewer there are (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008)
+TOO_FEW = 15
+"""Below that there are no p-values. Five to thirty clusters are few for tests that resample them, the fewer the worse
+(Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008); where to draw the line is a choice."""
 STRONG_SHORTCUT = 0.75  # AUROC of the histogram from which it is named as a shortcut in its own right
 NAMES: dict[str, str] = {
     "scratch": "training from scratch",
@@ -355,11 +356,9 @@ def _warnings(
         )
     groups, name = _fewest(images)
     if groups < FEW:
-        guide = (
-            "intervals are a rough guide" if groups >= TOO_FEW else "intervals are too narrow, and there is no verdict"
-        )
+        guide = "are a rough guide" if groups >= TOO_FEW else "cannot be trusted, and there is no verdict"
         found.append(
-            f"The {name} test images lie in only {groups} leakage groups (fewer than {FEW}): {guide}. "
+            f"The {name} test images lie in only {groups} leakage groups (fewer than {FEW}): intervals {guide}. "
             "Use more images, or another split."
         )
     largest = max(Counter(one.family for one in comparisons).values())

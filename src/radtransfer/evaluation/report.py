@@ -133,12 +133,12 @@ def markdown(run: Run) -> str:
             f"| {text.SOURCE_NAMES[source]} | {_plain(text.classifier_name(fused))} | {text.estimate(fused['auroc'])} "
             f"| {_plain(text.features_name(single))} | {text.estimate(single['auroc'])} |"
         )
-    lines += ["", "| Difference | metric | value | Holm-adjusted p | shown? |", "|---|---|---|---|---|"]
+    lines += ["", "| Difference | metric | value | Holm-adjusted p | verdict |", "|---|---|---|---|---|"]
     for row in run.metrics["comparisons"]:
         p = text.p_value(row, "adjusted_p", run.bootstrap)
         lines.append(
             f"| {_plain(text.contrast(run, row))} | {text.METRIC_NAMES.get(row['metric'], _plain(row['metric']))} "
-            f"| {text.difference(row)} | {p} | {'yes' if text.shown(row) else 'no'} |"
+            f"| {text.difference(row)} | {p} | {text.verdict(row)} |"
         )
     lines += ["", f"**Selected** (on the validation split): {_plain(text.model_name(run.selected))}.", ""]
     lines += [f"- {name} {text.estimate(run.selected[metric])}" for metric, name in text.METRIC_NAMES.items()]

@@ -72,6 +72,13 @@ def shown(row: Row) -> bool:
     return row["adjusted_p"] is not None and row["adjusted_p"] < SIGNIFICANCE
 
 
+def verdict(row: Row) -> str:
+    """``shown``, ``not shown``, or ``no verdict`` where there is no p-value."""
+    if row["adjusted_p"] is None:
+        return "no verdict"
+    return "shown" if shown(row) else "not shown"
+
+
 def whole(value: float) -> str:
     """A whole number with thin spaces between thousands."""
     return f"{value:,.0f}".replace(",", "\u202f")

@@ -29,8 +29,7 @@ def settle(threads: int, seed: int) -> None:
 def _keep_memory() -> None:
     """Let glibc keep what is freed, instead of handing it back to the kernel, which clears it for the next layer.
 
-    That takes two thirds of a forward pass on the CPU: 64 images of 320 px through ``tf_efficientnet_lite1`` in 8.2 s
-    against 3.0 s on 2 cores.
+    That takes more time than the arithmetic of a forward pass on the CPU; ``benchmarks/memory.py`` measures it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -19,6 +19,7 @@ def pretrain(
     weights_mirror: str,
     seed: int,
     threads: int,
+    pretrained_models: str,
     code_version: str,
     model: Output[Model],
 ) -> None:
@@ -44,6 +45,7 @@ def pretrain(
             weights_mirror=weights_mirror,
             seed=seed,
             threads=threads,
+            pretrained_models=pretrained_models,
             out=Path(model.path),
         )
         support.describe(model.metadata, model.path, "model", backbone=backbone, stage="pretrain")

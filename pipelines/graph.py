@@ -109,7 +109,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
                     backbone=backbone,
                     init=p["in_domain_init"],
                     epochs=p["pretrain_epochs"],
-                    **take(*recipe),
+                    **take(*recipe, "pretrained_models"),
                 )
                 given["pretrained"] = placed(related, "pretrain", looped=True).outputs["model"]
             tuned = finetune.finetune(

@@ -152,6 +152,7 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
 def _request(config: RunConfig, data_root: Path, registry: Path | None) -> dict[str, Any]:
     """All that a run depends on, after a look at the data sets (no image is opened)."""
     from radtransfer.preprocess.selection import Asked, select
+    from radtransfer.training.reuse import find
 
     target = Asked(config.target_layout, config.target_path, config.target_table)
     source = Asked(config.source_layout, config.source_path, config.source_table)
@@ -171,6 +172,10 @@ def _request(config: RunConfig, data_root: Path, registry: Path | None) -> dict[
     settings = config.model_dump(mode="json")
     arguments = {key: value for key, value in settings.items() if key not in NOT_PARAMETERS}
     identity = {key: value for key, value in settings.items() if key != "budget_minutes"} | submission
+    if config.pretrained_models:
+        folder = Path(config.pretrained_models)
+        models = {name: find(folder, name, config.in_domain_init) for name in config.backbones}
+        identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}
     return {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
 
 

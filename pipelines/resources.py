@@ -25,7 +25,8 @@ class Resources:
             what fails by its data would fail again, and inside a loop KFP ignores retries altogether.
         cached: whether a finished task of the same inputs answers for it on a cluster. Not where the inputs do not say
             all: the data volume may hold other images under the same path.
-        volume: reads or writes folders of the data volume: the data root, ``weights_mirror``, ``registry``.
+        volume: reads or writes folders of the data volume: the data root, ``weights_mirror``,
+            ``pretrained_models``, ``registry``.
         pseudonyms: gets the key that makes pseudonyms of patient ids.
     """
 

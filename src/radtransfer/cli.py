@@ -186,8 +186,11 @@ def pretrain(
     weights_mirror: Mirror = "",
     seed: Seed = 0,
     threads: Threads = 2,
+    pretrained_models: Annotated[
+        str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
+    ] = "",
 ) -> None:
-    """Pre-train one backbone on the related images."""
+    """Pre-train one backbone on the related images, or take up what an earlier run pre-trained."""
     from radtransfer.training.steps import pretrain as step
 
     step(
@@ -203,6 +206,7 @@ def pretrain(
         seed=seed,
         threads=threads,
         out=out,
+        pretrained_models=pretrained_models,
     )
 
 

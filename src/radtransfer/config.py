@@ -115,6 +115,11 @@ class RunConfig(BaseModel):
     in_domain_init: Literal["scratch", "imagenet"] = Field(
         default="imagenet", description="what the in-domain pre-training starts from"
     )
+    pretrained_models: str = Field(
+        default="",
+        description="folder `pretrained` of an earlier run, one model a backbone, to be used in place of pre-training; "
+        "its source images must be this run's too; empty: pre-train",
+    )
     pretrain_epochs: int = Field(default=5, ge=1, description="passes over the source images")
     finetune_epochs: int = Field(default=8, ge=1, description="passes over the target's training images")
     batch_size: int = Field(default=16, ge=2, description="images per training step")

@@ -107,7 +107,9 @@ def test_components_hand_on_what_they_were_given(
     assert target.metadata["role"] == "target" and len(target.metadata["digest"]) == 64
     assert "&lt;hand&gt;" in Path(page.path).read_text() and "<hand>" not in Path(page.path).read_text()
     related = make(dsl.Model, "related")
-    component("pretrain")(source_store=source, backbone="b", init="imagenet", model=related, **recipe)
+    component("pretrain")(
+        source_store=source, backbone="b", init="imagenet", pretrained_models="", model=related, **recipe
+    )
     models, classifiers = {}, {}
     for tl_source in SOURCES:
         model = make(dsl.Model, f"model-{tl_source}")

@@ -56,8 +56,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(config: Path, data_root: Path, out: Path) -> subprocess.Popen[str]:
-    command = [*CLI, "run", "--config", str(config), "--data-root", str(data_root), "--out", str(out)]
+def start(config: Path, data_root: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [*CLI, "run", "--config", str(config), "--data-root", str(data_root), "--out", str(out), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -140,3 +140,15 @@ def test_killed_run_taken_up_gives_the_same_figures(
     assert len(set(before) & {name.rstrip(":") for name in again}) <= 2
     assert metrics(out) == metrics(uninterrupted[0])
     assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_models_of_an_earlier_run_give_the_same_figures(
+    uninterrupted: tuple[Path, str], config: Path, data_root: Path, tmp_path: Path
+) -> None:
+    earlier, out = uninterrupted[0] / "pretrained", tmp_path / "out"
+    process = start(config, data_root, out, "--set", f"pretrained_models={earlier}")
+    _, stderr = process.communicate(timeout=500)
+    assert process.returncode == 0, stderr
+    assert metrics(out) == metrics(uninterrupted[0])
+    for model in earlier.iterdir():
+        assert (out / "pretrained" / model.name / "model.json").read_bytes() == (model / "model.json").read_bytes()

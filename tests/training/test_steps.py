@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,10 @@ RECIPE: dict[str, Any] = {
 
 
 def write_store(path: Path, role: str, count: int = 80, seed: int = 0, *, one_class: bool = False) -> Path:
-    """A store of noise in which abnormal images carry a bright bar across the middle."""
+    """A store of noise in which abnormal images carry a bright bar across the middle.
+
+    A larger one of the same seed begins with the images of a smaller one.
+    """
     rng = np.random.default_rng(seed)
     labels = np.zeros(count, np.int8) if one_class else (np.arange(count) % 2).astype(np.int8)
     images = rng.integers(0, 120, (count, SIDE, SIDE)).astype(np.uint8)
@@ -49,7 +55,7 @@ def write_store(path: Path, role: str, count: int = 80, seed: int = 0, *, one_cl
             "split": splits[(index // 2) % 3],
             "boxes": [],
             "source_file": f"set/{index:03d}.png",
-            "sha256": "0" * 64,
+            "sha256": hashlib.sha256(images[index].tobytes()).hexdigest(),
             "flags": [],
             "width": SIDE,
             "height": SIDE,
@@ -75,8 +81,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained")
     source = write_store(folder / "source", "source", seed=1)
-    pretrain(source_store=source, backbone="test_resnet", init="scratch", out=folder / "model", **RECIPE)
-    return folder / "model"
+    pretrain(source_store=source, backbone="test_resnet", init="scratch", out=folder / "test_resnet", **RECIPE)
+    return folder / "test_resnet"
 
 
 def test_a_network_learns_and_the_best_epoch_is_kept(target: Path) -> None:
@@ -178,6 +184,56 @@ def test_what_does_not_fit_is_refused(target: Path, pretrained: Path, tmp_path: 
     with pytest.raises(RadtransferError, match="fewer than two classes"):
         finetune(target_store=lonely, backbone="test_resnet", tl_source="scratch", pretrained=None, **arguments)
     assert not (tmp_path / "model").exists() and not list(tmp_path.glob(".model*"))
+
+
+def test_a_pretrained_model_is_taken_up_as_it_is(pretrained: Path, tmp_path: Path) -> None:
+    arguments = RECIPE | {"backbone": "test_resnet", "init": "scratch", "pretrained_models": str(pretrained.parent)}
+    wider = write_store(tmp_path / "wider", "source", count=120, seed=1)
+    pretrain(source_store=wider, out=tmp_path / "model", **arguments)
+    assert artifacts.read(tmp_path / "model", "model", verify=True).digest == artifacts.read(pretrained, "model").digest
+
+    narrower = write_store(tmp_path / "narrower", "source", seed=2)
+    with pytest.raises(RadtransferError, match=r"80 of the 80 images that .*test_resnet has seen are not among"):
+        pretrain(source_store=narrower, out=tmp_path / "other", **arguments)
+    assert not list(tmp_path.glob("*other*"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda folder: folder.rename(folder.parent / "elsewhere"),
+            "expected an artifact of kind 'model'.* found none",
+        ),
+        (lambda folder: (folder / "weights.safetensors").write_bytes(b""), "weights.safetensors: its sha256"),
+        (lambda folder: _again(folder, init="imagenet"), "has init 'imagenet', this run needs 'scratch'"),
+        (lambda folder: _again(folder, stage="finetune"), "has stage 'finetune', this run needs 'pretrain'"),
+        (lambda folder: _again(folder, backbone="test_vit"), "has backbone 'test_vit', this run needs 'test_resnet'"),
+        (lambda folder: _again(folder, leave_out="seen.txt"), "does not list the images it has seen"),
+    ],
+)
+def test_a_pretrained_model_that_does_not_fit_is_refused(
+    pretrained: Path, tmp_path: Path, harm: Callable[[Path], object], message: str
+) -> None:
+    shutil.copytree(pretrained, tmp_path / "models" / "test_resnet")
+    harm(tmp_path / "models" / "test_resnet")
+    with pytest.raises(RadtransferError, match=message):
+        pretrain(
+            source_store=pretrained.parent / "source", backbone="test_resnet", init="scratch", out=tmp_path / "model",
+            pretrained_models=str(tmp_path / "models"), **RECIPE,
+        )  # fmt: skip
+    assert not (tmp_path / "model").exists() and not list(tmp_path.glob(".model*"))
+
+
+def _again(folder: Path, leave_out: str = "", **changed: str) -> None:
+    """Make a model anew with other content, seal and all."""
+    before = artifacts.read(folder, "model")
+    old = folder.rename(folder.parent / "old")
+    with artifacts.writing(folder, "model", step="pretrain", settings={}) as (staging, content):
+        for name in ("weights.safetensors", "history.csv", "seen.txt"):
+            if name != leave_out:
+                shutil.copy(old / name, staging / name)
+        content.update(before.content, **changed)
 
 
 def test_imagenet_without_weights_stops(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,12 @@ class Run:
         }
         return [(backbone, origin) for (backbone, _), origin in sorted(found.items())]
 
+    @property
+    def reused(self) -> bool:
+        """Whether an earlier run pre-trained the in-domain models (on a source store of its own)."""
+        made_on = {one.made["inputs"].get("source_store", self.source.digest) for one in self.pretrained}
+        return made_on != {self.source.digest} and bool(self.pretrained)
+
     @cached_property
     def uneven(self) -> list[str]:
         """Backbones whose sources took different numbers of steps on the target."""

@@ -13,8 +13,9 @@ from radtransfer.artifacts import Artifact
 from radtransfer.config import TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
+from radtransfer.training import reuse
 from radtransfer.training.loop import Recipe, train
-from radtransfer.training.network import Network
+from radtransfer.training.network import Network, load_network
 from radtransfer.training.runtime import settle
 from radtransfer.training.weights import load_imagenet
 
@@ -33,6 +34,7 @@ def pretrain(
     seed: int,
     threads: int,
     out: Path,
+    pretrained_models: str = "",
 ) -> None:
     """Train a backbone on related images (normal against abnormal) and write a **model**.
 
@@ -49,11 +51,24 @@ def pretrain(
         seed: seed of initialisation, order and augmentation.
         threads: CPU threads.
         out: folder to write.
+        pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
+            :mod:`radtransfer.training.reuse`.
 
     Raises:
-        RadtransferError: unknown backbone, weights that cannot be had, a store without both classes.
+        RadtransferError: unknown backbone, weights that cannot be had, a store without both classes, or a model of an
+            earlier run that does not fit.
     """
     store = _open(source_store)
+    if pretrained_models:
+        model = reuse.find(Path(pretrained_models), backbone, init)
+        before = load_network(model.path)
+        if not before.resizable and before.input_size != Network(backbone, input_size).input_size:
+            raise RadtransferError(
+                f"pretrained_models: {model.path} takes images of {before.input_size} px, and {backbone} cannot be "
+                f"resized; set input_size to {before.input_size}"
+            )
+        reuse.take_up(model, store, Path(out))
+        return
     settle(threads, seed)
     network = Network(backbone, input_size)
     origin = load_imagenet(network, weights_mirror) if init == "imagenet" else {"where": "random initialisation"}
@@ -157,6 +172,9 @@ def _train_and_write(
         outcome = train(network, store, recipe, name)
         state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
         save_file(state, folder / "weights.safetensors")
+        if step == "pretrain":
+            seen = sorted(set(store.manifest["sha256"]))
+            (folder / reuse.SEEN).write_text("\n".join(seen) + "\n", encoding="ascii")
         pd.DataFrame(outcome.history).to_csv(folder / "history.csv", index=False)
         content.update(
             about,

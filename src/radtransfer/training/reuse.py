@@ -1,0 +1,76 @@
+"""Models that an earlier run pre-trained, taken up in place of pre-training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from radtransfer import artifacts
+from radtransfer.artifacts import Artifact
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.store import Store
+
+SEEN = "seen.txt"
+"""In a pre-trained model: the sha256 of each image file it was trained or validated on, one a line."""
+
+
+def find(folder: Path, backbone: str, init: str) -> Artifact:
+    """The pre-trained model of a backbone, with every file verified.
+
+    Args:
+        folder: ``pretrained/`` of an earlier run: one model a backbone, in a folder of its name.
+        backbone: name of the timm model.
+        init: what its pre-training must have started from.
+
+    Raises:
+        RadtransferError: not there, damaged, or of another stage, backbone or start.
+    """
+    model = artifacts.read(folder / backbone, "model", verify=True)
+    for key, wanted in {"stage": "pretrain", "backbone": backbone, "init": init}.items():
+        if model.content.get(key) != wanted:
+            raise RadtransferError(
+                f"pretrained_models: {model.path} has {key} {model.content.get(key)!r}, this run needs {wanted!r}; "
+                "name the folder `pretrained` of a run that fits"
+            )
+    if not (model.path / SEEN).is_file():
+        raise RadtransferError(
+            f"pretrained_models: {model.path} does not list the images it has seen ({SEEN}), so nothing shows that "
+            "none of them is a test image here; pre-train anew"
+        )
+    return model
+
+
+def take_up(model: Artifact, source: Store, out: Path) -> None:
+    """Copy a pre-trained model as it is, digest and provenance included.
+
+    Every image it has seen must be one of this run's source images: of those, and of those only, preprocessing has made
+    sure that none shares a leakage group with a target image.
+
+    Args:
+        model: from :func:`find`.
+        source: this run's store of related images.
+        out: folder to write.
+
+    Raises:
+        RadtransferError: the model has seen other images, or ``out`` is taken.
+    """
+    seen = set((model.path / SEEN).read_text(encoding="ascii").split())
+    strange = seen - set(source.manifest["sha256"])
+    if strange:
+        raise RadtransferError(
+            f"pretrained_models: {len(strange)} of the {len(seen)} images that {model.path} has seen are not among "
+            f"this run's source images (sha256 {min(strange)[:12]}...), and may share a patient with its test images; "
+            "name the source it was trained on (source_path, source_parts), or pre-train anew"
+        )
+    artifacts.check_free(out)
+    staging = out.parent / f".{out.name}.partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        shutil.copytree(model.path, staging)
+        artifacts.read(staging, "model", verify=True)
+        if out.exists():
+            out.rmdir()
+        staging.rename(out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise

@@ -170,7 +170,7 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
         (["--set", "source_path=nowhere"], "nowhere"),
         (["--set", "target_part=U"], "target part 'U' is not in T"),
         (["--set", "source_parts=[U]"], "source part 'U' is not to be had from S"),
-        (["--set", "pretrained_models=nowhere"], "nowhere/b2: expected an artifact of kind 'model' (model.json), found"),
+        (["--set", "pretrained_models=nowhere"], "nowhere/b2: expected an artifact of kind 'model' (model.json)"),
         (["--set", "backbones=[nope]"], "unknown backbone 'nope'"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),
         (["--config", "/no/such.yaml"], "/no/such.yaml: no such configuration file"),

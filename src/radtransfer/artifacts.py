@@ -95,6 +95,30 @@ def check_free(final: Path) -> None:
 
 
 @contextmanager
+def staged(final: Path) -> Iterator[Path]:
+    """Fill a folder so that its final name never holds a half-filled one.
+
+    Yields an empty folder beside ``final``. It is renamed to ``final`` when the block ends well, and removed when it
+    raises.
+
+    Raises:
+        RadtransferError: ``final`` exists and is not an empty folder.
+    """
+    check_free(final)
+    staging = final.parent / f".{final.name}.partial-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if final.exists():
+            final.rmdir()
+        staging.rename(final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+@contextmanager
 def writing(
     final: Path,
     kind: Kind,
@@ -120,14 +144,9 @@ def writing(
     Raises:
         RadtransferError: ``final`` exists and is not an empty folder.
     """
-    final = Path(final)
-    check_free(final)
-    staging = final.parent / f".{final.name}.partial-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     content: dict[str, Any] = {}
     started = time.monotonic()
-    try:
+    with staged(Path(final)) as staging:
         yield staging, content
         files = {name: file_sha256(staging / name) for name in _file_names(staging)}
         made = {
@@ -140,12 +159,6 @@ def writing(
         description: dict[str, Any] = {"schema": SCHEMA, "kind": kind, "digest": _digest(kind, content, files)}
         description |= {"content": content, "made": made, "cost": cost, "files": files}
         write_json(staging / DESCRIPTION[kind], description | {"seal": _sha256(description)})
-        if final.exists():
-            final.rmdir()
-        staging.rename(final)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def read(path: Path, kind: Kind, *, verify: bool = False) -> Artifact:

@@ -8,8 +8,6 @@ independently of the label, so that only the fracture tells the classes apart.
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, zoom
 
+from radtransfer.artifacts import staged
 from radtransfer.datasets.records import Box, Dataset, Folder, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import track
@@ -93,19 +92,9 @@ def make_phantoms(
     if not 0 <= difficulty <= 1 or size < 64 or images_per_part < 1:
         raise RadtransferError("phantoms: difficulty is 0..1, size at least 64, images_per_part at least 1")
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RadtransferError(f"{out}: already exists; name a folder that does not exist yet")
     work = [case for part in parts for case in _cases(part, images_per_part, seed)]
-    staging = out.parent / f".{out.name}.partial-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with staged(out) as staging:
         _draw_all(staging, parts, work, difficulty, size)
-        if out.exists():
-            out.rmdir()
-        staging.rename(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _draw_all(out: Path, parts: Sequence[str], work: list[_Case], difficulty: float, size: int) -> None:

@@ -62,15 +62,6 @@ def take_up(model: Artifact, source: Store, out: Path) -> None:
             f"this run's source images (sha256 {min(strange)[:12]}...), and may share a patient with its test images; "
             "name the source it was trained on (source_path, source_parts), or pre-train anew"
         )
-    artifacts.check_free(out)
-    staging = out.parent / f".{out.name}.partial"
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        shutil.copytree(model.path, staging)
+    with artifacts.staged(out) as staging:
+        shutil.copytree(model.path, staging, dirs_exist_ok=True)
         artifacts.read(staging, "model", verify=True)
-        if out.exists():
-            out.rmdir()
-        staging.rename(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise

@@ -2,10 +2,11 @@
 
     python benchmarks/ablation.py --config FILE --data-root DIR [--backbone NAME] --vary key=value ...
 
-``key`` is an entry of the configuration (``input_size``, ``finetune_epochs``, ``learning_rate``, ...) or a constant of
-the recipe (``loop.EMA_DECAY``, ``loop.GROWTH``, ``augment.NOISE``, ...); ``value`` is YAML. Prints the AUROC on the
-**validation** split, its difference to the configuration as it stands and the paired 95 % interval (bootstrap over
-leakage groups). One seed and the spread of training is in none of the intervals: take small differences for nothing.
+``key`` is an entry of the configuration (``input_size``, ``finetune_epochs``, ``learning_rate``, ...), a constant of
+the recipe (``loop.EMA_DECAY``, ``loop.GROWTH``, ``augment.NOISE``, ...), or ``share`` (of the training images' leakage
+groups that is learnt from, 0 to 1); ``value`` is YAML. Prints the AUROC on the **validation** split, its difference to
+the configuration as it stands and the paired 95 % interval (bootstrap over leakage groups). One seed and the spread of
+training is in none of the intervals: take small differences for nothing.
 Test images are not read.
 """
 
@@ -16,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,22 @@ from radtransfer_pipelines.local import check_models
 
 REPLICATES = 2000
 BASE = "as configured"
+SHARE = "share"
+
+
+def thinned(share: float) -> Callable[..., np.ndarray]:
+    """``Store.rows`` with this share of the leakage groups of the train split, always the same ones."""
+    rows = Store.rows
+
+    def kept(store: Store, *splits: str) -> np.ndarray:
+        found = rows(store, *splits)
+        if splits != ("train",):
+            return found
+        groups = store.manifest["group_id"].to_numpy()[found]
+        order = np.random.default_rng(0).permutation(np.unique(groups))
+        return found[np.isin(groups, order[: round(share * len(order))])]
+
+    return kept
 
 
 def trained(config: RunConfig, backbone: str, store: Path, constants: dict[str, Any], out: Path) -> np.ndarray:
@@ -49,6 +67,9 @@ def trained(config: RunConfig, backbone: str, store: Path, constants: dict[str, 
     )
     with ExitStack() as stack:
         for name, value in constants.items():
+            if name == SHARE:
+                stack.enter_context(mock.patch.object(Store, "rows", thinned(value)))
+                continue
             module, _, constant = name.partition(".")
             stack.enter_context(mock.patch.object(modules[module], constant, value))
         finetune(
@@ -73,7 +94,7 @@ def main() -> None:
     variants: dict[str, tuple[RunConfig, dict[str, Any]]] = {BASE: (config, {})}
     for text in given.vary:
         key, _, value = text.partition("=")
-        constant = key.startswith(("loop.", "augment."))
+        constant = key == SHARE or key.startswith(("loop.", "augment."))
         variants[text] = (config, {key: yaml.safe_load(value)}) if constant else (load(given.config, [text]), {})
     with tempfile.TemporaryDirectory(prefix="radtransfer-ablation-") as folder:
         measured: dict[str, Measured] = {}

@@ -4,9 +4,10 @@
 
 Timm backbone from ImageNet weights, AdamW at one-cycle rates, flips and affine transforms of torchvision; no averaging
 of weights or views, no choice of epoch, no fusion. STORE is the target store of ``radtransfer preprocess`` with the
-configuration of the run. Prints AUROC on the validation split; with ``--run``, the folder of a finished run on the same
-images, AUROC on its **test** images and the difference of the run's selected model to it, with the paired 95 % interval
-(bootstrap over leakage groups). That is a look at test results: log it in docs/results.md.
+configuration of the run. Prints AUROC on the validation split. With ``--run``, the folder of a finished run on the same
+images, it learns from the images that the run's models learnt from (a run with ``refit``: from the validation split
+too) and prints AUROC on the run's **test** images and the difference of the run's selected model to it, with the paired
+95 % interval (bootstrap over leakage groups). That is a look at test results: log it in docs/results.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch.nn import functional
 from torchvision.transforms import v2
 
+from radtransfer import artifacts
 from radtransfer.artifacts import read_json
 from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.intervals import measure, resample
@@ -35,12 +37,12 @@ BATCH = 16
 RATE = 1e-3
 
 
-def trained(store: Store, backbone: str, side: int, epochs: int) -> Network:
+def trained(store: Store, splits: tuple[str, ...], backbone: str, side: int, epochs: int) -> Network:
     """The plain script's network."""
     network = Network(backbone, side)
     load_imagenet(network, "")
     network.to(memory_format=torch.channels_last)
-    rows = store.rows("train")
+    rows = store.rows(*splits)
     labels = torch.from_numpy(store.manifest["label"].to_numpy(np.float32))
     images = torch.from_numpy(np.asarray(store.images[rows])).unsqueeze(1)
     change = v2.Compose(
@@ -89,9 +91,11 @@ def main() -> None:
     settle(os.cpu_count() or 1, 0)
     store = Store.open(given.store)
     started = time.monotonic()
-    network = trained(store, given.backbone, given.side, given.epochs)
+    refit = bool(given.run) and artifacts.read(given.run / "bundle", "bundle").content.get("refit", False)
+    learnt = ("train", "validation") if refit else ("train",)
+    network = trained(store, learnt, given.backbone, given.side, given.epochs)
     spent = time.monotonic() - started
-    for split in ("validation", "test") if given.run else ("validation",):
+    for split in [*({"validation"} - set(learnt)), *(["test"] if given.run else [])]:
         found = scored(network, store, split)
         chosen = ["plain"]
         if split == "test":
@@ -111,7 +115,10 @@ def main() -> None:
         if split == "test":
             gap = compare(chosen[1], "plain", "auroc", measured, "plain")
             print(f"{chosen[1]} less plain: {gap.difference:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})")
-    print(f"{given.backbone}, {given.side} px, {given.epochs} epochs, {spent:.0f} s, {os.cpu_count()} cores")
+    print(
+        f"{given.backbone}, {given.side} px, {given.epochs} epochs on {' and '.join(learnt)}, {spent:.0f} s, "
+        f"{os.cpu_count()} cores"
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def finetune(
     weights_mirror: str,
     seed: int,
     threads: int,
+    refit: bool,
     code_version: str,
     model: Output[Model],
     pretrained: Input[Model] = None,
@@ -48,6 +49,7 @@ def finetune(
             weights_mirror=weights_mirror,
             seed=seed,
             threads=threads,
+            refit=refit,
             out=Path(model.path),
         )
         said = {"backbone": backbone, "tl_source": tl_source, "stage": "finetune"}

@@ -117,7 +117,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
                 backbone=backbone,
                 tl_source=tl_source,
                 epochs=p["finetune_epochs"],
-                **take(*recipe),
+                **take(*recipe, "refit"),
                 **given,
             )
             model = placed(tuned, "finetune", looped=True).outputs["model"]

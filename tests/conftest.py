@@ -81,6 +81,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
                 backbone=backbone,
                 tl_source=tl_source,
                 pretrained=pretrained if tl_source == "in_domain" else None,
+                refit=True,
                 out=run.models[-1],
                 **recipe,
             )

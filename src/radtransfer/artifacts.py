@@ -59,6 +59,18 @@ class Artifact:
     cost: dict[str, float]
 
 
+SELECTION = "selection_"
+
+
+def fits(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Prefixes of the files that a model, features or fused features have once for each fit.
+
+    The files without a prefix are what predicts. Where the networks were refitted on the train and validation splits
+    together, those with :data:`SELECTION` are of the fit on the train split alone, by which all choices are made.
+    """
+    return ("", SELECTION) if content.get("refit") else ("",)
+
+
 def file_sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file, read in chunks."""
     with path.open("rb") as stream:

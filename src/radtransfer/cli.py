@@ -225,6 +225,9 @@ def finetune(
     weights_mirror: Mirror = "",
     seed: Seed = 0,
     threads: Threads = 2,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
+    ] = False,
 ) -> None:
     """Fine-tune one backbone on the target images."""
     from radtransfer.training.steps import finetune as step
@@ -242,6 +245,7 @@ def finetune(
         weights_mirror=weights_mirror,
         seed=seed,
         threads=threads,
+        refit=refit,
         out=out,
     )
 

@@ -122,6 +122,11 @@ class RunConfig(BaseModel):
     )
     pretrain_epochs: int = Field(default=5, ge=1, description="passes over the source images")
     finetune_epochs: int = Field(default=8, ge=1, description="passes over the target's training images")
+    refit: bool = Field(
+        default=False,
+        description="when all is chosen, train networks and classifiers again on train and validation images together, "
+        "for the model to know them all; fine-tuning takes more than twice as long",
+    )
     batch_size: int = Field(default=16, ge=2, description="images per training step")
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=0.02, ge=0, description="decoupled weight decay of AdamW")

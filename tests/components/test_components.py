@@ -114,7 +114,9 @@ def test_components_hand_on_what_they_were_given(
     for tl_source in SOURCES:
         model = make(dsl.Model, f"model-{tl_source}")
         given = {"pretrained": related} if tl_source == "in_domain" else {}
-        component("finetune")(target_store=target, backbone="b", tl_source=tl_source, model=model, **given, **recipe)
+        component("finetune")(
+            target_store=target, backbone="b", tl_source=tl_source, refit=True, model=model, **given, **recipe
+        )
         assert model.metadata["tl_source"] == tl_source
         features, fused = make(dsl.Artifact, f"features-{tl_source}"), make(dsl.Artifact, f"fused-{tl_source}")
         said = {"tl_source": tl_source, "code_version": ""}

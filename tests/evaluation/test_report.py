@@ -274,6 +274,7 @@ def _model(out: Path, backbone: str, source: str | None, positive: str, inputs: 
             "backbone": backbone,
             "tl_source": source,
             "stage": "finetune" if source else "pretrain",
+            "refit": False,
             "init": "scratch" if source == "scratch" else "imagenet",
             "feature_dim": 1280,
             "input_size": 224,
@@ -524,6 +525,19 @@ def test_uneven_budgets_are_told(made: Made, tmp_path: Path) -> None:
     page, _ = Made(made.arguments | {"models": models}, made.metrics, made.evaluation).report(tmp_path)
     assert "The steps on the target differ between sources" in page
     assert "Steps on the target are the same" not in page
+
+
+def test_a_refit_is_told(made: Made, tmp_path: Path) -> None:
+    models = []
+    for path in made.arguments["models"]:
+        described = artifacts.read(path, "model")
+        models.append(tmp_path / path.name)
+        with artifacts.writing(models[-1], "model", step="finetune", settings={}) as (folder, content):
+            shutil.copy(path / "history.csv", folder)
+            content.update(described.content, refit=True)
+    again = "were trained again on training and validation images together"
+    assert again in Made(made.arguments | {"models": models}, made.metrics, made.evaluation).report(tmp_path)[0]
+    assert again not in made.report(tmp_path)[0]
 
 
 @pytest.mark.parametrize(

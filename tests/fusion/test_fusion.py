@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from radtransfer import artifacts
+from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion.classify import SEARCH, classify
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
+from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.preprocess.store import SCHEMA, Store
 from radtransfer.training.steps import finetune
 from tests.conftest import TINY, Chain
@@ -79,11 +82,47 @@ def test_classifiers_are_complete_chosen_on_validation_and_repeatable(chain: Cha
     assert artifacts.read(tmp_path / "again", "classifiers").digest == artifacts.read(path, "classifiers").digest
 
 
+def test_refitted_classifiers_predict_and_the_first_fit_chooses(chain: Chain) -> None:
+    fused = chain.fused["in_domain"]
+    index = pd.read_parquet(fused / "index.parquet")
+    split, label = index["split"].to_numpy(), index["label"].to_numpy(dtype=float, na_value=np.nan)
+    path = chain.classifiers[TL_SOURCES.index("in_domain")]
+    content = artifacts.read(path, "classifiers").content
+    scores = pd.read_parquet(path / "scores.parquet")
+    columns = {block["backbone"]: slice(block["start"], block["stop"]) for block in content["blocks"]}
+    columns["fused"] = slice(None)
+    validation, test = split == "validation", split == "test"
+    for candidate in content["candidates"]:
+        found = scores[candidate["id"]].to_numpy()
+        auroc = roc_auc_score(label[validation], found[validation])
+        assert candidate["validation_auroc"] == pytest.approx(auroc, abs=1e-12)
+        whose = [candidate["features"]] if candidate["features"] in TINY else sorted(TINY)
+        heads = [sorted(TINY).index(backbone) for backbone in whose]
+        logits = {
+            fit: np.load(fused / f"{fit}logits.npy").astype(np.float64)[:, heads].mean(axis=1)
+            for fit in artifacts.fits(content)
+        }
+        if candidate["classifier"] == "head":
+            raw, first = logits[""], logits[artifacts.SELECTION]
+            np.testing.assert_allclose(found[validation], calibrate(first, **candidate["calibration"])[validation])
+        else:
+            estimator = load_classifier(path / candidate["file"])
+            assert estimator["scale"].n_samples_seen_ == (~test).sum()
+            raw = raw_score(estimator, np.load(fused / "fused.npy")[:, columns[candidate["features"]]])
+        np.testing.assert_allclose(found[test], calibrate(raw, **candidate["calibration"])[test])
+
+
+def test_late_fusion_is_the_mean_of_the_heads_and_no_single_network(chain: Chain) -> None:
+    content = artifacts.read(chain.classifiers[0], "classifiers").content
+    assert "fused/head" in {candidate["id"] for candidate in content["candidates"]}
+    assert content["choice"]["single"] in {f"{backbone}/head" for backbone in TINY}
+
+
 def test_labels_of_test_images_are_refused_where_none_may_be(chain: Chain, tmp_path: Path) -> None:
     source = artifacts.read(chain.fused["imagenet"], "fused")
     with artifacts.writing(tmp_path / "leaky", "fused", step="fuse", settings={}) as (folder, content):
-        for name in ("fused.npy", "logits.npy"):
-            shutil.copyfile(source.path / name, folder / name)
+        for file in source.path.glob("*.npy"):
+            shutil.copyfile(file, folder / file.name)
         index = pd.read_parquet(source.path / "index.parquet")
         index["label"] = Store.open(chain.target_store).manifest["label"].astype("Int8")
         index.to_parquet(folder / "index.parquet")
@@ -129,7 +168,7 @@ def _chosen(store: Path) -> Path:
     out = store.with_name(f"{store.name}-run")
     finetune(
         target_store=store, backbone="test_resnet", tl_source="scratch", pretrained=None, out=out / "model",
-        **(RECIPE | {"epochs": 1}),
+        refit=True, **(RECIPE | {"epochs": 1}),
     )  # fmt: skip
     extract(store=store, model=out / "model", threads=1, out=out / "features")
     fuse(features=[out / "features"], out=out / "fused")

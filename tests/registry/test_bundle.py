@@ -126,6 +126,7 @@ def test_a_bundle_predicts_with_its_own_models_only(chain: Chain, tmp_path: Path
 
 def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:
     card = (chain.bundle / "MODEL_CARD.md").read_text()
+    assert "trained again on training and validation images together" in card
     for needed in ("Not a medical device", "synthetic images", "AUROC", "shortcut/grey_level_histogram", "## Limits"):
         assert needed in card
 

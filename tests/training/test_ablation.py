@@ -35,10 +35,12 @@ def test_settings_are_compared_on_the_same_images(
         runpy.run_path(str(SCRIPT), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
-    base, same, constant, entry, last = ablation("threads=1", "loop.HEAD_RATE=100", "learning_rate=1e-2")
+    base, same, all_of_it, constant, entry, fewer, last = ablation(
+        "threads=1", "share=1", "loop.HEAD_RATE=100", "learning_rate=1e-2", "share=0.5"
+    )
     assert re.match(r"as configured: AUROC 0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\), \d+ s$", base)
-    assert ", +0.000 (+0.000 to +0.000), " in same
-    assert ", +0.000 (+0.000 to +0.000), " not in constant + entry
+    assert all(", +0.000 (+0.000 to +0.000), " in line for line in (same, all_of_it))
+    assert all(", +0.000 (+0.000 to +0.000), " not in line for line in (constant, entry, fewer))
     assert "validation images" in last
 
     with pytest.raises(SystemExit, match="seed=1: validates on other images"):

@@ -17,6 +17,7 @@ from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store
 from radtransfer.preprocess.store import Store
+from radtransfer.training import loop, steps
 from radtransfer.training.inference import infer
 from radtransfer.training.loop import SMALLEST, Recipe, _rate, side, train
 from radtransfer.training.network import Network, check_backbones, load_network
@@ -156,6 +157,43 @@ def test_same_seed_same_model_other_seed_another(target: Path, tmp_path: Path) -
         )  # fmt: skip
         digests.append(artifacts.read(tmp_path / name, "model", verify=True).digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_refit_adds_the_validation_images_and_nothing_else(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fit that chooses is the one without refit, to the bit; the other starts the same and sees both splits."""
+    arguments = RECIPE | {
+        "target_store": target,
+        "backbone": "test_resnet",
+        "tl_source": "imagenet",
+        "pretrained": None,
+    }
+    arguments |= {"weights_mirror": "", "epochs": 3}
+    starts: list[dict[str, torch.Tensor]] = []
+    seen: list[set[int]] = []
+    epochs = loop._epochs
+
+    def watched(network: Network, opened: Store, rows: Any, *rest: Any) -> Any:
+        starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        seen.append(set(rows.tolist()))
+        return epochs(network, opened, rows, *rest)
+
+    monkeypatch.setattr(loop, "_epochs", watched)
+    monkeypatch.setattr(steps, "load_imagenet", lambda network, mirror: {"where": "a test"})
+    finetune(out=tmp_path / "once", **arguments)
+    finetune(out=tmp_path / "twice", refit=True, **arguments)
+    splits = [set(Store.open(target).rows(split).tolist()) for split in ("train", "validation", "test")]
+    assert seen == [splits[0], splits[0], splits[0] | splits[1]] and not seen[2] & splits[2]
+    assert all(torch.equal(starts[0][name], start[name]) for start in starts[1:] for name in start)
+    once, first, final = (
+        load_network(tmp_path / name, fit).state_dict()
+        for name, fit in (("once", ""), ("twice", artifacts.SELECTION), ("twice", ""))
+    )
+    assert all(torch.equal(once[name], first[name]) for name in once)
+    assert not all(torch.equal(once[name], final[name]) for name in once)
+    told = [artifacts.read(tmp_path / name, "model").content for name in ("once", "twice")]
+    assert [one.pop("refit") for one in told] == [False, True] and told[0] == told[1]
 
 
 def test_in_domain_starts_from_the_pretrained_body(target: Path, pretrained: Path, tmp_path: Path) -> None:

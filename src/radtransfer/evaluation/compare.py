@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
-from statsmodels.stats.multitest import multipletests
 
 from radtransfer.evaluation.intervals import DIGITS, Measured, percentile
 from radtransfer.evaluation.metrics import Metric
@@ -87,6 +86,8 @@ def at_floor(p: float, replicates: int) -> bool:
 
 def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Adjust the p-values within each family (Holm 1979); the order is kept, undefined comparisons do not count."""
+    from statsmodels.stats.multitest import multipletests  # not above: the report needs no tests, and this is slow
+
     adjusted: dict[int, float] = {}
     numbered = [(one.family, index) for index, one in enumerate(comparisons) if one.p_value is not None]
     for _, members in groupby(sorted(numbered), key=lambda entry: entry[0]):

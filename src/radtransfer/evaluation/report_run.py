@@ -101,6 +101,11 @@ class Run:
         made_on = {one.made["inputs"].get("source_store", self.source.digest) for one in self.pretrained}
         return made_on != {self.source.digest} and bool(self.pretrained)
 
+    @property
+    def refitted(self) -> bool:
+        """Whether networks and classifiers were trained again on train and validation images together."""
+        return any(one.content["refit"] for one in self.models)
+
     @cached_property
     def uneven(self) -> list[str]:
         """Backbones whose sources took different numbers of steps on the target."""

@@ -99,6 +99,8 @@ def features_name(row: Row) -> str:
 
 def classifier_name(row: Row) -> str:
     """The classifier in words."""
+    if (row["features"], row["classifier"]) == ("fused", "head"):
+        return "mean of the networks\u2019 heads"
     return CLASSIFIER_NAMES.get(row["classifier"], str(row["classifier"]).replace("_", " "))
 
 

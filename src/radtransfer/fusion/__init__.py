@@ -1,4 +1,4 @@
 """Features of several models, fused, and the classical classifiers on them."""
 
 FUSED = "fused"  # features: those of all backbones side by side
-HEAD = "head"  # classifier: the network's own output
+HEAD = "head"  # classifier: the network's own output; on FUSED: the mean of all networks' (late fusion)

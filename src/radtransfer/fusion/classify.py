@@ -1,7 +1,8 @@
-"""Classical classifiers on fused and single-network features: tuned on train, calibrated and chosen on validation."""
+"""Classifiers on fused and single-network features: tuned on train, calibrated and chosen on validation."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from joblib import parallel_config
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -57,9 +59,10 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
     """Fit, calibrate and choose classifiers, and write **classifiers**.
 
     Candidates, in this order (ties of the choice go to the earlier, that is the simpler one): every network's own
-    head, a logistic regression on every single block, and the six classifiers of :data:`SEARCH` on the fused
-    features. Each is a pipeline of standardisation, principal components where they pay, and the classifier, so that
-    everything learned stays inside the fold.
+    head, a logistic regression on every single block, the mean of all networks' heads (late fusion), and the six
+    classifiers of :data:`SEARCH` on the fused features (early fusion). The classifiers are pipelines of
+    standardisation, principal components where they pay, and the classifier, so that everything learned stays inside
+    the fold.
 
     1. Hyper-parameters: stratified cross-validation by group on the **training** split, by AUROC (``cv_auroc``). The
        features of training images come from networks that were fine-tuned on these very images, so ``cv_auroc`` is
@@ -69,7 +72,12 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
        nor the classifiers were fitted on. It is still the best of several and served early stopping, so it is
        optimistic too; the test split gives the fair figure.
 
-    Labels of test images are not there to be read.
+    4. Where the networks were refitted, so are the classifiers, with the settings found in step 1, on train and
+       validation images and the features of the refitted networks. These are the ones that are kept and that score
+       the test images; choice, calibration and threshold stay those of the first fit.
+
+    ``scores.parquet`` has the calibrated scores of all images: where refitted, those of train and validation images
+    are of the first fit. Labels of test images are not there to be read.
 
     Args:
         fused: fused features of one transfer-learning source.
@@ -84,21 +92,20 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
     about = source.content
     if about["seed"] != seed:
         raise RadtransferError(f"{fused}: was made with seed {about['seed']}, classify got {seed}; a run has one seed")
-    features = np.load(fused / "fused.npy", allow_pickle=False).astype(np.float64)
-    logits = np.load(fused / "logits.npy", allow_pickle=False)
+    loaded = [_Columns.load(fused, fit, about) for fit in artifacts.fits(about)]
+    final, first = loaded[0], loaded[-1]
     index = pd.read_parquet(fused / "index.parquet")
     rows, labels = _labelled_rows(fused, index)
-    blocks: dict[str, NDArray[np.float64]] = {
-        block["backbone"]: features[:, block["start"] : block["stop"]] for block in about["blocks"]
-    }
     train, validation = rows["train"], rows["validation"]
     y_train, y_validation = labels[train], labels[validation]
+    fitted, tested = np.union1d(train, validation), (index["split"] == "test").to_numpy()
     folds = _folds(fused, y_train, index["group_id"].to_numpy()[train], cv_folds, seed)
     smallest_fit = min(len(fit) for fit, _ in folds)
 
-    jobs: list[tuple[str, str]] = [(backbone, HEAD) for backbone in blocks]
-    jobs += [(backbone, "logistic_regression") for backbone in blocks]
-    jobs += [(FUSED, name) for name in SEARCH]
+    backbones = [block["backbone"] for block in about["blocks"]]
+    jobs: list[tuple[str, str]] = [(backbone, HEAD) for backbone in backbones]
+    jobs += [(backbone, "logistic_regression") for backbone in backbones]
+    jobs += [(FUSED, name) for name in (HEAD, *SEARCH)]
     candidates: list[dict[str, Any]] = []
     scores = index[["image_id", "split", "group_id"]].copy()
     settings = {"cv_folds": cv_folds, "seed": seed}
@@ -115,9 +122,9 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
             params: dict[str, Any] = {}
             cv_auroc: float | None = None
             if name == HEAD:
-                raw: Floats = logits[:, list(blocks).index(on)].astype(np.float64)
+                raw, final_raw = first.logit(on), final.logit(on)
             else:
-                matrix = features if on == FUSED else blocks[on]
+                matrix = first.features(on)
                 search = GridSearchCV(
                     _pipeline(name, min(COMPONENTS, smallest_fit - 1, matrix.shape[1]), seed),
                     _grid(name, smallest_fit),
@@ -129,11 +136,18 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
                 params = {key.removeprefix("classifier__"): value for key, value in search.best_params_.items()}
                 cv_auroc = float(search.best_score_)
                 file = f"{file_name(on)}--{name}.skops"
-                save_classifier(search.best_estimator_, folder / file)
-                raw = raw_score(search.best_estimator_, matrix)
+                estimator = search.best_estimator_
+                raw = final_raw = raw_score(estimator, matrix)
+                if about["refit"]:
+                    matrix = final.features(on)
+                    estimator = clone(estimator).fit(matrix[fitted], labels[fitted])
+                    final_raw = raw_score(estimator, matrix)
+                save_classifier(estimator, folder / file)
             calibration = fit_calibration(raw[validation], y_validation)
             probability = calibrate(raw, calibration.slope, calibration.intercept)
-            scores[f"{on}/{name}"] = probability
+            scores[f"{on}/{name}"] = np.where(
+                tested, calibrate(final_raw, calibration.slope, calibration.intercept), probability
+            )
             candidates.append(
                 {
                     "id": f"{on}/{name}",
@@ -154,14 +168,39 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
             store_digest=about["store_digest"],
             fused_digest=source.digest,
             blocks=about["blocks"],
+            refit=about["refit"],
             cv={"folds_asked": cv_folds, "folds_used": len(folds)},
             candidates=candidates,
             choice={
                 "fused": _best([c for c in candidates if c["features"] == FUSED]),
-                "single": _best([c for c in candidates if c["classifier"] == HEAD]),
+                "single": _best([c for c in candidates if c["classifier"] == HEAD and c["features"] != FUSED]),
                 "overall": _best(candidates),
             },
         )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Fused features [N, sum of D], the networks' logits [N, B], and which columns are whose."""
+
+    fused: Floats
+    logits: Floats
+    slices: dict[str, slice]
+
+    @classmethod
+    def load(cls, folder: Path, fit: str, about: dict[str, Any]) -> _Columns:
+        fused, logits = (
+            np.load(folder / f"{fit}{name}.npy", allow_pickle=False).astype(np.float64) for name in ("fused", "logits")
+        )
+        return cls(fused, logits, {one["backbone"]: slice(one["start"], one["stop"]) for one in about["blocks"]})
+
+    def features(self, on: str) -> Floats:
+        """The columns of a backbone, or all."""
+        return self.fused if on == FUSED else self.fused[:, self.slices[on]]
+
+    def logit(self, on: str) -> Floats:
+        """[N] of a network's own head, or the mean of all heads."""
+        return self.logits.mean(axis=1) if on == FUSED else self.logits[:, list(self.slices).index(on)]
 
 
 def _best(candidates: list[dict[str, Any]]) -> str:

@@ -18,7 +18,8 @@ def extract(*, store: Path, model: Path, threads: int, out: Path) -> None:
     """Run a fine-tuned model over the target store and write **features**.
 
     ``features.npy`` float32 [N, D] are the pooled features before the head, ``logits.npy`` float32 [N] the network's
-    own output, ``index.parquet`` says which image a row is. The label of a test image is left out (NULL), so that
+    own output, ``index.parquet`` says which image a row is. Of a refitted model there are both fits
+    (:func:`radtransfer.artifacts.fits`). The label of a test image is left out (NULL), so that
     nothing made from features can choose by it.
 
     Args:
@@ -51,16 +52,17 @@ def extract(*, store: Path, model: Path, threads: int, out: Path) -> None:
     inputs = {"store": images.artifact, "model": description}
     with artifacts.writing(out, "features", step="extract", settings=settings, inputs=inputs) as (folder, content):
         what = f"extract {about['tl_source']} {about['backbone']}"
-        features, logits = infer(load_network(model), images.images, what=what)
-        odd = np.flatnonzero(~(np.isfinite(features).all(axis=1) & np.isfinite(logits)))
-        if len(odd):
-            image = images.manifest["image_id"].iloc[odd[0]]
-            raise RadtransferError(
-                f"{model}: gives features that are not finite for {len(odd)} images, first {image}; its training "
-                "diverged, lower the learning rate"
-            )
-        np.save(folder / "features.npy", features)
-        np.save(folder / "logits.npy", logits)
+        for fit in artifacts.fits(about):
+            features, logits = infer(load_network(model, fit), images.images, what=what)
+            odd = np.flatnonzero(~(np.isfinite(features).all(axis=1) & np.isfinite(logits)))
+            if len(odd):
+                image = images.manifest["image_id"].iloc[odd[0]]
+                raise RadtransferError(
+                    f"{model}: gives features that are not finite for {len(odd)} images, first {image}; its training "
+                    "diverged, lower the learning rate"
+                )
+            np.save(folder / f"{fit}features.npy", features)
+            np.save(folder / f"{fit}logits.npy", logits)
         index = images.manifest[["image_id", "group_id", "split"]].reset_index(drop=True)
         labels = images.manifest["label"].reset_index(drop=True).astype("Int8")
         index["label"] = labels.mask(index["split"] == "test")
@@ -68,8 +70,9 @@ def extract(*, store: Path, model: Path, threads: int, out: Path) -> None:
         content.update(
             backbone=about["backbone"],
             tl_source=about["tl_source"],
-            feature_dim=int(features.shape[1]),
-            images=len(features),
+            feature_dim=about["feature_dim"],
+            images=len(index),
+            refit=about["refit"],
             store_digest=images.artifact.digest,
             model_digest=description.digest,
             seed=about["seed"],

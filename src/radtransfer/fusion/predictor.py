@@ -27,7 +27,7 @@ class Predictor:
 
     Attributes:
         networks: the backbones whose features it reads, in the order of the fused columns.
-        estimator: the fitted classifier; None: the (single) network's own head decides.
+        estimator: the fitted classifier; None: the mean of the networks' own heads decides.
         slope: of the calibration p = sigmoid(slope * raw + intercept).
         intercept: of the calibration.
         threshold: p at or above it is called positive.
@@ -43,7 +43,7 @@ class Predictor:
         """Calibrated probability of the positive class, float64 [N], for uint8 [N, S, S]."""
         passed = [infer(network, images, what=f"{what} {network.backbone}") for network in self.networks]
         if self.estimator is None:
-            raw = passed[0][1].astype(np.float64)
+            raw = np.mean([logits.astype(np.float64) for _, logits in passed], axis=0)
         else:
             raw = raw_score(self.estimator, np.concatenate([features for features, _ in passed], axis=1))
         return np.asarray(calibrate(raw, self.slope, self.intercept), np.float64)

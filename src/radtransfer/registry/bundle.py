@@ -76,6 +76,7 @@ def register(
             features=row["features"],
             classifier=row["classifier"],
             blocks=blocks,
+            refit=chosen.content["refit"],
             store_size=store.size,
             calibration=candidate["calibration"],
             threshold=candidate["threshold"],

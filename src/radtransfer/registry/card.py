@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+REFITTED = (
+    "- then networks and classifier were trained again on training and validation images together; choice, calibration "
+    "and threshold are those of the training before"
+)
 METRICS = {
     "auroc": "AUROC",
     "accuracy": "accuracy",
@@ -51,6 +55,7 @@ def model_card(
         f"- classifier: {bundle['classifier']}, calibrated (Platt), threshold {bundle['threshold']:.4f} (Youden) on "
         "validation images",
         "- chosen among all candidates by validation AUROC, before a test label was read",
+        *([REFITTED] if bundle["refit"] else []),
         "",
         "## Data",
         "",

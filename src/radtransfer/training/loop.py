@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,18 +67,80 @@ def train(network: Network, store: Store, recipe: Recipe, what: str) -> Outcome:
         recipe: budget and rates.
         what: shown with the progress.
     """
-    network.to(device()).to(memory_format=torch.channels_last)
     rows, held_out = store.rows("train"), store.rows("validation")
     labels = store.manifest["label"].to_numpy(np.float32)
-    positives = labels[rows].mean()
-    class_weight = torch.tensor([0.5 / (1 - positives), 0.5 / positives], dtype=torch.float32, device=device())
-    size = min(recipe.batch_size, len(rows))
-    per_epoch = len(rows) // size
+    class_weight = _class_weight(labels[rows])
+    full = network.input_size
+    best, best_state, history = -math.inf, dict[str, Tensor](), list[dict[str, float]]()
+    best_epoch = 0
+    for epoch in _epochs(network, store, rows, recipe, what):
+        _, logits = infer(epoch.average, store.images[held_out], what=f"{what} validate")
+        auroc = _auroc(labels[held_out], logits)
+        validation_loss = _loss(torch.from_numpy(logits), torch.from_numpy(labels[held_out]), class_weight).item()
+        history.append(
+            {
+                "epoch": epoch.number,
+                "input_size": network.input_size,
+                "train_loss": epoch.train_loss,
+                "validation_loss": validation_loss,
+                "validation_auroc": auroc,
+                "learning_rate": epoch.learning_rate,
+            }
+        )
+        console.print(
+            f"{what}: epoch {epoch.number}/{recipe.epochs} at {network.input_size} px, validation AUROC {auroc:.3f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if network.input_size == full and (auroc > best or not best_state):
+            best, best_epoch = auroc, epoch.number
+            best_state = {name: tensor.clone() for name, tensor in epoch.average.state_dict().items()}
+    network.load_state_dict(best_state)
+    network.eval()
+    return Outcome(history, best_epoch, best, recipe.epochs * steps_per_epoch(rows, recipe))
+
+
+def refit(network: Network, store: Store, recipe: Recipe, what: str, last_epoch: int) -> None:
+    """Train on the train and validation splits together, as :func:`train` did, up to the epoch that it kept.
+
+    Nothing is held out and nothing chosen; the network is left with its averaged weights.
+
+    Args:
+        network: as it was before :func:`train`.
+        store: image store with train and validation splits.
+        recipe: the one that :func:`train` had.
+        what: shown with the progress.
+        last_epoch: the epoch to stop after, of a schedule for all of them.
+    """
+    rows = store.rows("train", "validation")
+    for epoch in _epochs(network, store, rows, recipe, what):
+        console.print(f"{what}: epoch {epoch.number}/{last_epoch}", highlight=False, soft_wrap=True)
+        if epoch.number == last_epoch:
+            network.load_state_dict(epoch.average.state_dict())
+            network.eval()
+            return
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch done: its number, from 1, the averaged weights after it, its mean loss and its last learning rate."""
+
+    number: int
+    average: Network
+    train_loss: float
+    learning_rate: float
+
+
+def _epochs(network: Network, store: Store, rows: NDArray[np.intp], recipe: Recipe, what: str) -> Iterator[_Epoch]:
+    """Train on these rows of the store, and stop after every epoch for the caller to look at the averaged weights."""
+    network.to(device()).to(memory_format=torch.channels_last)
+    labels = store.manifest["label"].to_numpy(np.float32)
+    class_weight = _class_weight(labels[rows]).to(device())
+    size, per_epoch = min(recipe.batch_size, len(rows)), steps_per_epoch(rows, recipe)
     optimizer = torch.optim.AdamW(_groups(network, recipe), lr=recipe.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     average = copy.deepcopy(network).eval()
-    best, best_state, history = -math.inf, average.state_dict(), list[dict[str, float]]()
-    best_epoch, full = 0, network.input_size
+    full = network.input_size
     for epoch in range(1, recipe.epochs + 1):
         network.input_size = average.input_size = side(epoch, recipe.epochs, full) if network.resizable else full
         losses = 0.0
@@ -99,30 +162,18 @@ def train(network: Network, store: Store, recipe: Recipe, what: str) -> Outcome:
             optimizer.step()
             _follow(average, network, done)
             losses += loss.item()
-        _, logits = infer(average, store.images[held_out], what=f"{what} validate")
-        auroc = _auroc(labels[held_out], logits)
-        validation_loss = _loss(torch.from_numpy(logits), torch.from_numpy(labels[held_out]), class_weight.cpu()).item()
-        history.append(
-            {
-                "epoch": epoch,
-                "input_size": network.input_size,
-                "train_loss": losses / per_epoch,
-                "validation_loss": validation_loss,
-                "validation_auroc": auroc,
-                "learning_rate": optimizer.param_groups[0]["lr"],
-            }
-        )
-        console.print(
-            f"{what}: epoch {epoch}/{recipe.epochs} at {network.input_size} px, validation AUROC {auroc:.3f}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if network.input_size == full and auroc > best:
-            best, best_epoch = auroc, epoch
-            best_state = {name: tensor.clone() for name, tensor in average.state_dict().items()}
-    network.load_state_dict(best_state)
-    network.eval()
-    return Outcome(history, best_epoch, best, recipe.epochs * per_epoch)
+        yield _Epoch(epoch, average, losses / per_epoch, optimizer.param_groups[0]["lr"])
+
+
+def steps_per_epoch(rows: NDArray[np.intp], recipe: Recipe) -> int:
+    """Training steps of an epoch over these rows; what does not fill a batch waits for another epoch's order."""
+    return len(rows) // min(recipe.batch_size, len(rows))
+
+
+def _class_weight(labels: NDArray[np.float32]) -> Tensor:
+    """Weights of the negative and the positive class under which both count alike."""
+    positives = labels.mean()
+    return torch.tensor([0.5 / (1 - positives), 0.5 / positives], dtype=torch.float32)
 
 
 def side(epoch: int, epochs: int, full: int) -> int:

@@ -21,6 +21,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.training.runtime import device
 
 HEAD_STD = 0.01
+WEIGHTS = "weights.safetensors"
 
 
 class Network(nn.Module):
@@ -111,8 +112,12 @@ def check_backbones(names: Sequence[str]) -> None:
             raise RadtransferError(f"backbones: timm has no model {name!r}; {hint}")
 
 
-def load_network(model_dir: Path) -> Network:
+def load_network(model_dir: Path, fit: str = "") -> Network:
     """A trained network in evaluation mode, on the device of this process.
+
+    Args:
+        model_dir: the model artifact.
+        fit: which of its fits, see :func:`radtransfer.artifacts.fits`.
 
     Raises:
         RadtransferError: not a model artifact, or its weights do not fit its backbone.
@@ -122,10 +127,9 @@ def load_network(model_dir: Path) -> Network:
     if not isinstance(backbone, str) or type(side) is not int or not 0 < side <= MAX_SIDE:
         raise RadtransferError(f"{model_dir}: model.json names no backbone or input size; make this model again")
     network = Network(backbone, side)
+    path = model_dir / f"{fit}{WEIGHTS}"
     try:
-        network.load_state_dict(load_file(model_dir / "weights.safetensors"))
+        network.load_state_dict(load_file(path))
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise RadtransferError(
-            f"{model_dir / 'weights.safetensors'}: not weights of {network.backbone}: {error}"
-        ) from None
+        raise RadtransferError(f"{path}: not weights of {network.backbone}: {error}") from None
     return network.to(device()).to(memory_format=torch.channels_last).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +14,9 @@ from radtransfer.artifacts import Artifact
 from radtransfer.config import TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
-from radtransfer.training import reuse
-from radtransfer.training.loop import Recipe, train
-from radtransfer.training.network import Network, load_network
+from radtransfer.training import loop, reuse
+from radtransfer.training.loop import Recipe
+from radtransfer.training.network import WEIGHTS, Network, load_network
 from radtransfer.training.runtime import settle
 from radtransfer.training.weights import load_imagenet
 
@@ -69,18 +70,10 @@ def pretrain(
             )
         reuse.take_up(model, store, Path(out))
         return
-    settle(threads, seed)
-    network = Network(backbone, input_size)
-    origin = load_imagenet(network, weights_mirror) if init == "imagenet" else {"where": "random initialisation"}
+    start = _Start(backbone, input_size, init, weights_mirror, seed, threads)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
-    about: dict[str, object] = {
-        "stage": "pretrain",
-        "tl_source": None,
-        "init": init,
-        "weights_origin": origin,
-        "pretrained_digest": None,
-    }
-    _train_and_write(network, store, recipe, about, 0, threads, {"source_store": store.artifact}, out)
+    about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
+    _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, out)
 
 
 def finetune(
@@ -98,6 +91,7 @@ def finetune(
     seed: int,
     threads: int,
     out: Path,
+    refit: bool = False,
 ) -> None:
     """Train a backbone on the target images, starting from a transfer-learning source, and write a **model**.
 
@@ -106,6 +100,9 @@ def finetune(
         backbone: name of a timm model.
         tl_source: ``scratch``, ``imagenet`` or ``in_domain``.
         pretrained: model of the pre-training step; for ``in_domain`` only.
+        refit: train a second time, on the train and validation splits together, up to the epoch that validation
+            chose; the model then predicts with these weights (``weights.safetensors``), and what is chosen later on
+            sees the first ones (``selection_weights.safetensors``), which know nothing of the validation images.
 
     The other arguments are those of :func:`pretrain`.
 
@@ -115,10 +112,9 @@ def finetune(
     store = _open(target_store)
     if (pretrained is not None) != (tl_source == "in_domain"):
         raise RadtransferError(f"finetune: a pre-trained model goes with tl_source in_domain only (got {tl_source})")
-    settle(threads, seed)
-    network = Network(backbone, input_size)
     inputs = {"target_store": store.artifact}
-    source_steps, digest = 0, None
+    init: Literal["scratch", "imagenet"] = "scratch" if tl_source == "scratch" else "imagenet"
+    before = None
     if pretrained is not None:
         model = artifacts.read(pretrained, "model")
         if (model.content["backbone"], model.content["stage"]) != (backbone, "pretrain"):
@@ -126,24 +122,17 @@ def finetune(
                 f"{pretrained}: expected a pre-trained {backbone}, found {model.content['backbone']} of stage "
                 f"{model.content['stage']!r}"
             )
-        network.load_state_dict(load_file(pretrained / "weights.safetensors"))
-        network.reset_head()
-        inputs["pretrained"] = model
-        source_steps, digest = model.content["source_steps"], model.digest
-        origin, init = {"where": "pre-training step"}, model.content["init"]
-    elif tl_source == "imagenet":
-        origin, init = load_imagenet(network, weights_mirror), "imagenet"
-    else:
-        origin, init = {"where": "random initialisation"}, "scratch"
+        before = inputs["pretrained"] = model
+        init = model.content["init"]
+    start = _Start(backbone, input_size, init, weights_mirror, seed, threads, before)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
     about: dict[str, object] = {
         "stage": "finetune",
         "tl_source": tl_source,
         "init": init,
-        "weights_origin": origin,
-        "pretrained_digest": digest,
+        "pretrained_digest": before.digest if before else None,
     }
-    _train_and_write(network, store, recipe, about, source_steps, threads, inputs, out)
+    _train_and_write(start, store, recipe, about, inputs, out, refit)
 
 
 def _open(path: Path) -> Store:
@@ -155,39 +144,78 @@ def _open(path: Path) -> Store:
     return store
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a training starts from; called, it gives the same network every time."""
+
+    backbone: str
+    input_size: int
+    init: Literal["scratch", "imagenet"]
+    weights_mirror: str
+    seed: int
+    threads: int
+    pretrained: Artifact | None = None
+
+    def __call__(self) -> tuple[Network, dict[str, str]]:
+        """The network, and where its weights come from."""
+        settle(self.threads, self.seed)
+        network = Network(self.backbone, self.input_size)
+        if self.pretrained is not None:
+            network.load_state_dict(load_file(self.pretrained.path / WEIGHTS))
+            network.reset_head()
+            return network, {"where": "pre-training step"}
+        if self.init == "imagenet":
+            return network, load_imagenet(network, self.weights_mirror)
+        return network, {"where": "random initialisation"}
+
+
 def _train_and_write(
-    network: Network,
+    start: _Start,
     store: Store,
     recipe: Recipe,
     about: dict[str, object],
-    source_steps: int,
-    threads: int,
     inputs: dict[str, Artifact],
     out: Path,
+    refit: bool = False,
 ) -> None:
-    settings = {**vars(recipe), "backbone": network.backbone, "input_size": network.input_size, "threads": threads}
+    network, origin = start()
+    settings = {**vars(recipe), "backbone": network.backbone, "input_size": network.input_size}
+    settings |= {"threads": start.threads, "refit": refit}
     step = str(about["stage"])
     name = f"{step} {about['tl_source'] or about['init']} {network.backbone}"
     with artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content):
-        outcome = train(network, store, recipe, name)
-        state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-        save_file(state, folder / "weights.safetensors")
+        outcome = loop.train(network, store, recipe, name)
+        if refit:
+            _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")
+            network, _ = start()
+            loop.refit(network, store, recipe, f"{name} refit", outcome.best_epoch)
+        _save(network, folder / WEIGHTS)
         if step == "pretrain":
             seen = sorted(set(store.manifest["sha256"]))
             (folder / reuse.SEEN).write_text("\n".join(seen) + "\n", encoding="ascii")
         pd.DataFrame(outcome.history).to_csv(folder / "history.csv", index=False)
         content.update(
             about,
+            weights_origin=origin,
+            refit=refit,
             backbone=network.backbone,
             feature_dim=network.feature_dim,
             input_size=network.input_size,
             store_size=store.size,
             best_epoch=outcome.best_epoch,
             validation_auroc=outcome.validation_auroc,
-            source_steps=source_steps if step == "finetune" else outcome.steps,
+            source_steps=_source_steps(start) if step == "finetune" else outcome.steps,
             target_steps=outcome.steps if step == "finetune" else 0,
             seed=recipe.seed,
             precision="float32",
-            threads=threads,
+            threads=start.threads,
             positive_class=store.content["positive_class"],
         )
+
+
+def _source_steps(start: _Start) -> int:
+    return int(start.pretrained.content["source_steps"]) if start.pretrained else 0
+
+
+def _save(network: Network, path: Path) -> None:
+    save_file({key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}, path)

@@ -51,7 +51,8 @@ def pretrain(*, source_store, backbone, init, out, **_):
     _write(out, "model", "pretrain", backbone=backbone, tl_source=None, stage="pretrain", init=init)
 
 
-def finetune(*, target_store, backbone, tl_source, pretrained, out, **_):
+def finetune(*, target_store, backbone, tl_source, pretrained, refit, out, **_):
+    assert isinstance(refit, bool)
     assert (pretrained is not None) == (tl_source == "in_domain")
     _note(f"finetune {tl_source} {backbone}")
     _write(out, "model", "finetune", backbone=backbone, tl_source=tl_source, stage="finetune")

@@ -21,6 +21,7 @@ def preprocess(
     test_fraction: float,
     validation_fraction: float,
     max_images: int,
+    previous_splits: str,
     seed: int,
     data_version: str,  # takes part in the cache key alone: new data never get an old store
     code_version: str,
@@ -33,7 +34,7 @@ def preprocess(
 
     from radtransfer_components import support
 
-    with support.task("preprocess", code_version=code_version) as call:
+    with support.task("preprocess", code_version=code_version, target_store=target_store.path) as call:
         from radtransfer.preprocess.run import preprocess
 
         call(
@@ -51,6 +52,7 @@ def preprocess(
             test_fraction=test_fraction,
             validation_fraction=validation_fraction,
             max_images=max_images,
+            previous_splits=previous_splits,
             seed=seed,
             target_out=Path(target_store.path),
             source_out=Path(source_store.path),

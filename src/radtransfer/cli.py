@@ -147,6 +147,10 @@ def preprocess(
         str | None, typer.Option(help="For the layout `table`: {table: labels.csv, file: COLUMN, ...}, as in configs.")
     ] = None,
     source_table: Annotated[str | None, typer.Option(help="The same for the source.")] = None,
+    previous_splits: Annotated[
+        str,
+        typer.Option(help="splits.csv of an earlier run, relative to the data root, whose images keep their splits."),
+    ] = "",
 ) -> None:
     """Decode, check, split and store the target images and the related ones."""
     from radtransfer.config import mapping
@@ -169,6 +173,7 @@ def preprocess(
         source_out=source_out,
         target_table=mapping(target_table or "{}", "--target-table"),
         source_table=mapping(source_table or "{}", "--source-table"),
+        previous_splits=previous_splits,
     )
 
 

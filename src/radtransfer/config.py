@@ -100,6 +100,11 @@ class RunConfig(BaseModel):
     image_size: int = Field(default=256, ge=32, le=MAX_SIDE, description="side of the stored square images, px")
     test_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share of the target's groups kept for test")
     validation_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share kept for validation")
+    previous_splits: str = Field(
+        default="",
+        description="splits.csv that an earlier run left, relative to the data root: images that it names keep their "
+        "splits; empty: all are dealt anew",
+    )
     max_images: int = Field(default=0, ge=0, description="cap on the images of each store; 0: none (for quick trials)")
 
     backbones: list[str] = Field(

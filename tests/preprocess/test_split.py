@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess.split import assign, check_classes, keep_at_most
+from radtransfer.preprocess.split import Splits, assign, check_classes, keep_at_most
 
 FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
@@ -44,6 +44,34 @@ def test_the_order_of_rows_does_not_matter(data: tuple[list[str], list[int]], se
     random.shuffle(order)  # type: ignore[attr-defined]
     shuffled = assign([groups[i] for i in order], [labels[i] for i in order], FRACTIONS, seed)
     assert shuffled == assign(groups, labels, FRACTIONS, seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(images(), st.integers(0, 1000), st.floats(0, 1))
+def test_what_is_dealt_already_stays_and_the_rest_makes_up_for_it(
+    data: tuple[list[str], list[int]], seed: int, share: float
+) -> None:
+    """Half of the groups were dealt by other fractions; the others bring each part as near to its share as they can."""
+    groups, labels = data
+    old = sorted(set(groups))[: len(set(groups)) // 2]
+    fixed = {group: "train" if i < share * len(old) else "test" for i, group in enumerate(old)}
+    dealt = assign(groups, labels, FRACTIONS, seed, fixed | {"gone": "test"})
+    assert set(dealt) == set(groups) and {group: dealt[group] for group in old} == fixed
+    for label in (0, 1):
+        total = labels.count(label)
+        for part, fraction in FRACTIONS.items():
+            own = [dealt[group] == part for group, its in zip(groups, labels, strict=True) if its == label]
+            new = [group for group, its in zip(groups, labels, strict=True) if its == label and group not in fixed]
+            if sum(own) > fraction * total + 4:  # more than its share: all of that was there before
+                assert not any(dealt[group] == part for group in new)
+
+
+def test_a_group_in_two_splits_cannot_be_had() -> None:
+    assert Splits.of_images(["a", "b", "a"], ["train", "test", "train"], "x").by_group == {"a": "train", "b": "test"}
+    with pytest.raises(RadtransferError, match="x: leakage group 'a' lies in the splits 'train' and 'test'"):
+        Splits.of_images(["a", "b", "a"], ["train", "test", "test"], "x")
+    with pytest.raises(RadtransferError, match="unknown split 'valid'"):
+        Splits({"a": "valid"})
 
 
 def test_the_seed_decides_and_group_size_does_not() -> None:

@@ -10,6 +10,7 @@ import pytest
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store
+from radtransfer.preprocess.split import SPLITS, Splits
 from radtransfer.preprocess.store import Store
 
 
@@ -22,7 +23,7 @@ def row(i: int, **other: Any) -> dict[str, Any]:
         "patient_id": None,
         "study_id": None,
         "group_id": f"g{i}",
-        "split": store.SPLITS[i % 3],
+        "split": SPLITS[i % 3],
         "boxes": [[1.0, 2.0, 3.0, 4.5]] if i % 2 else [],
         "source_file": f"d/{i}.png",
         "sha256": "0" * 64,
@@ -65,7 +66,7 @@ def test_a_group_in_two_splits_is_neither_written_nor_read(tmp_path: Path, monke
         made(tmp_path / "s", rows)
     assert list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patched:
-        patched.setattr(store, "check_leaks", lambda *_: None)
+        patched.setattr(Splits, "of_images", lambda *_: None)
         made(tmp_path / "s", rows)
     with pytest.raises(RadtransferError, match="twin"):
         Store.open(tmp_path / "s")

@@ -19,7 +19,10 @@ from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
 from radtransfer.preprocess.decode import Grey, Letterbox
 from radtransfer.preprocess.ingest import Scratch, ingest
+from radtransfer.preprocess.inherit import Inherited
+from radtransfer.preprocess.inherit import write as write_splits
 from radtransfer.preprocess.selection import Asked, Side, select
+from radtransfer.preprocess.split import SPLITS, Splits
 from radtransfer.progress import track
 
 
@@ -60,13 +63,15 @@ def preprocess(
     source_out: Path,
     target_table: Mapping[str, Any] | None = None,
     source_table: Mapping[str, Any] | None = None,
+    previous_splits: str = "",
 ) -> None:
     """Decode, letterbox, group, split and store the images of a target part and of its source.
 
     Images that show the target part belong to the target alone. Groups (:mod:`~radtransfer.preprocess.grouping`) are
     found over target and source together; a source image in the group of a target image is left out. The target is
     split into train, validation and test (its publisher's test set, where there is one), the source into train and
-    validation. Every file left out is listed with its reason.
+    validation. Every file left out is listed with its reason. The target's store gets ``splits.csv``, by which a later
+    revision of the data keeps the split of every image.
 
     Args:
         data_root: folder of the data sets.
@@ -80,10 +85,14 @@ def preprocess(
         target_out, source_out: where the stores shall lie.
         target_table, source_table: columns of their tables, for the layout ``table``; see
             :class:`radtransfer.config.TableColumns`.
+        previous_splits: ``splits.csv`` of an earlier revision, relative to ``data_root``; empty: none. Its images keep
+            their splits, and new ones in their groups share them. Where a group now joins images of several splits, it
+            is test if one of them was, and its former training and validation images are left out; else it is train.
+            No group with a former test image of the target is in the source.
 
     Raises:
-        RadtransferError: a folder, layout, part or class is missing, a split would lack a class, or both stores are
-            to lie in one folder.
+        RadtransferError: a folder, layout, part or class is missing, a split would lack a class, both stores are to
+            lie in one folder, or ``previous_splits`` cannot be read.
     """
     if Path(target_out).absolute() == Path(source_out).absolute():
         raise RadtransferError(f"{target_out}: named for both stores; name a folder for each")
@@ -91,6 +100,7 @@ def preprocess(
         Asked(target_layout, target_path, dict(target_table or {})),
         Asked(source_layout, source_path, dict(source_table or {})),
     )
+    inherited = Inherited.read(data_root, previous_splits)
     target, source = select(data_root, asked[0], target_part, asked[1], list(source_parts))
     settings = {
         "image_size": image_size,
@@ -100,6 +110,7 @@ def preprocess(
         "seed": seed,
         "target": asdict(asked[0]) | {"part": target_part},
         "source": asdict(asked[1]) | {"parts": list(source_parts)},
+        "previous_splits": previous_splits,
     }
     with ExitStack() as stack:
         folders = {
@@ -118,19 +129,24 @@ def preprocess(
         target_files = {
             names[i]: image.name for i, image in reversed(list(enumerate(images))) if image.role == "target"
         }
+        written: dict[str, list[dict[str, Any]]] = {}
         for side in (target, source):
             mine = [i for i, image in enumerate(images) if image.role == side.role]
             if side.role == "source":
-                reasons = {i: _shared(names[i], target_files) for i in mine}
+                tested = {names[i] for i in mine if "test" in _was(images[i], "target", inherited)}
+                reasons = {i: _shared(names[i], target_files) or _tested(names[i], tested, inherited) for i in mine}
                 mine = _leave_out(mine, images, side, reasons)
-            mine, splits = _split(side, mine, images, names, test_fraction, validation_fraction, max_images, seed)
-            rows = [_row(images[i], side, names[i], splits[names[i]]) for i in mine]
+            mine, splits = _split(
+                side, mine, images, names, inherited, test_fraction, validation_fraction, max_images, seed
+            )
+            rows = written[side.role] = [_row(images[i], side, names[i], splits[names[i]]) for i in mine]
             folder, content = folders[side.role]
             side.rejected = sorted((side.dataset.called(file), reason) for file, reason in side.rejected)
             store.write(folder, rows, (squares[images[i].place] for i in mine), image_size, side.rejected, side.found)
             kept = set(mine)
             inside = sum(1 for i, j in pairs if i in kept and j in kept)
             content.update(_content(side, rows, image_size, inside))
+        write_splits(folders["target"][0], written)
 
 
 def _decoded(
@@ -205,6 +221,16 @@ def _shared(group: str, target_files: dict[str, str]) -> str | None:
     return f"{shared} the target image {target_files[group]}"
 
 
+def _was(image: _Image, role: str, inherited: Inherited) -> set[str]:
+    return inherited.splits(role, image.name, image.sha256)
+
+
+def _tested(group: str, tested: set[str], inherited: Inherited) -> str | None:
+    if group not in tested:
+        return None
+    return f"is, or belongs to, a test image of the target in {inherited.file}"
+
+
 def _leave_out(positions: list[int], images: list[_Image], side: Side, reasons: Mapping[int, str | None]) -> list[int]:
     """Those without a reason to be left out; the others are listed with it."""
     side.rejected += [(images[i].record.file, reason) for i in positions if (reason := reasons.get(i))]
@@ -216,30 +242,43 @@ def _split(
     positions: list[int],
     images: list[_Image],
     names: list[str],
+    inherited: Inherited,
     test_fraction: float,
     validation_fraction: float,
     max_images: int,
     seed: int,
-) -> tuple[list[int], dict[str, str]]:
+) -> tuple[list[int], Splits]:
     """Apply cap and split; returns the images kept, sorted by file, and the split of each group."""
     official = {i for i in positions if side.role == "target" and images[i].record.official == "test"}
     held = {names[i] for i in official}
     mixed = "same leakage group as an image of the official test set"
-    positions = _leave_out(
-        positions, images, side, {i: mixed for i in positions if names[i] in held and i not in official}
-    )
+    reasons = {i: mixed for i in positions if names[i] in held and i not in official}
+    was = {i: _was(images[i], side.role, inherited) for i in positions}
+    before: dict[str, set[str]] = {}
+    for i in positions:
+        before.setdefault(names[i], set()).update(was[i])
+    held |= {group for group, its in before.items() if "test" in its}
+    merged = f"was in another split in {inherited.file} than a test image whose leakage group it is in now"
+    reasons |= {i: merged for i in positions if names[i] in held and was[i] - {"test"} and i not in official}
+    if inherited.file:
+        side.notes += _inheritance(inherited, was, before)
+    positions = _leave_out(positions, images, side, reasons)
     if max_images:
         strata = [images[i].record.label + 2 * (i in official) for i in positions]
         kept = split.keep_at_most([names[i] for i in positions], strata, max_images, seed)
         positions = _leave_out(
             positions, images, side, {i: "left out by max_images" for i in positions if names[i] not in kept}
         )
-    free = [i for i in positions if i not in official]
+    fixed = {group: "train" if "train" in its else "validation" for group, its in before.items() if its}
+    fixed |= dict.fromkeys(held, "test")
     fractions = {"train": 1 - validation_fraction, "validation": validation_fraction}
-    if side.role == "target" and not official:
+    free = positions
+    if official:
+        free = [i for i in positions if names[i] not in held]
+    elif side.role == "target":
         fractions |= {"train": 1 - validation_fraction - test_fraction, "test": test_fraction}
-    dealt = split.assign([names[i] for i in free], [images[i].record.label for i in free], fractions, seed)
-    splits = dealt | dict.fromkeys(held, "test")
+    dealt = split.assign([names[i] for i in free], [images[i].record.label for i in free], fractions, seed, fixed)
+    splits = Splits(dealt | dict.fromkeys(held, "test"))
     split.check_classes(
         [images[i].record.label for i in positions],
         [splits[names[i]] for i in positions],
@@ -248,6 +287,19 @@ def _split(
         side.title,
     )
     return sorted(positions, key=lambda i: images[i].record.file), splits
+
+
+def _inheritance(inherited: Inherited, was: Mapping[int, set[str]], before: Mapping[str, set[str]]) -> list[str]:
+    """What a reader should know of the splits that were kept."""
+    known = sum(1 for its in was.values() if its)
+    notes = [f"{known} images keep the split that they had in {inherited.file}; {len(was) - known} are new"]
+    joined = sum(1 for its in before.values() if len(its) > 1)
+    if joined:
+        notes.append(
+            f"{joined} leakage groups join images of several splits of {inherited.file}: test where one of them was, "
+            "without the former training and validation images, which are listed as rejected; else train"
+        )
+    return notes
 
 
 def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
@@ -273,7 +325,7 @@ def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
 
 def _content(side: Side, rows: list[dict[str, Any]], size: int, pairs: int) -> dict[str, Any]:
     dataset = side.dataset
-    splits = [name for name in store.SPLITS if any(row["split"] == name for row in rows)]
+    splits = [name for name in SPLITS if any(row["split"] == name for row in rows)]
     groups = Counter(row["group_id"] for row in rows)
     classes: dict[str, set[int]] = {}
     for row in rows:

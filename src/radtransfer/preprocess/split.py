@@ -1,17 +1,59 @@
-"""Splits of whole groups, stratified by class."""
+"""Splits of whole leakage groups, stratified by class."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from radtransfer.errors import RadtransferError
 
+SPLITS = ("train", "validation", "test")
 
-def assign(groups: Sequence[str], classes: Sequence[int], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+
+@dataclass(frozen=True)
+class Splits:
+    """The split of each leakage group; a group cannot be in two.
+
+    Attributes:
+        by_group: one of :data:`SPLITS` for each group.
+
+    Raises (from the constructors):
+        RadtransferError: an unknown split, or a group that lies in two.
+    """
+
+    by_group: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for group, split in self.by_group.items():
+            if split not in SPLITS:
+                raise RadtransferError(f"leakage group {group!r}: unknown split {split!r}; known: {', '.join(SPLITS)}")
+
+    @classmethod
+    def of_images(cls, groups: Sequence[str], splits: Sequence[str], where: str) -> Splits:
+        """From the group and the split of each image; ``where`` is named in errors."""
+        found: dict[str, str] = {}
+        for group, split in zip(groups, splits, strict=True):
+            if found.setdefault(group, split) != split:
+                raise RadtransferError(
+                    f"{where}: leakage group {group!r} lies in the splits {found[group]!r} and {split!r}; make it again"
+                )
+        return cls(found)
+
+    def __getitem__(self, group: str) -> str:
+        return self.by_group[group]
+
+
+def assign(
+    groups: Sequence[str],
+    classes: Sequence[int],
+    fractions: Mapping[str, float],
+    seed: int,
+    fixed: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Deal groups out to parts so that each part gets its fraction of each class.
 
     Greedy, after scikit-learn's ``StratifiedGroupKFold``: each group goes where it lowers most the squared shortfall,
@@ -24,6 +66,8 @@ def assign(groups: Sequence[str], classes: Sequence[int], fractions: Mapping[str
         classes: class (stratum) of each image, 0, 1, ...
         fractions: share of each part; they sum to 1.
         seed: another seed, another deal.
+        fixed: part of groups that are dealt already; the others are dealt so that both together meet the fractions as
+            nearly as they can.
 
     Returns:
         part of each group.
@@ -39,10 +83,13 @@ def assign(groups: Sequence[str], classes: Sequence[int], fractions: Mapping[str
     weight = 1 / np.maximum(totals, 1)
     have = np.zeros_like(wanted)
     names = list(fractions)
-    result = {}
+    result = {group: part for group, part in (fixed or {}).items() if group in counts}
+    for group, part in result.items():
+        have[names.index(part)] += counts[group]
     large = 0.05 * min(float(part.sum()) for part in wanted if part.sum() > 0) if len(wanted) else 0.0
     sizes = {group: float(its.sum()) if its.sum() > large else 0.0 for group, its in counts.items()}
-    for group in sorted(counts, key=lambda name: (-sizes[name], seeded_hash(name, seed))):
+    free = counts.keys() - result.keys()
+    for group in sorted(free, key=lambda name: (-sizes[name], seeded_hash(name, seed))):
         change = (counts[group] * (2 * (have - wanted) + counts[group]) * weight).sum(axis=1)
         best = int(np.argmin(change))
         have[best] += counts[group]

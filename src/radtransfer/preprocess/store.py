@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.split import SPLITS, Splits
 
 if TYPE_CHECKING:  # it loads pydicom, which those who only read a store do not need
     from radtransfer.preprocess.decode import Grey
 
-SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -74,7 +74,7 @@ class Store:
         if len(images) != table.num_rows or images.shape[1] != images.shape[2]:
             raise RadtransferError(f"{path}: {len(images)} images but {table.num_rows} rows; make this store again")
         manifest = table.to_pandas()
-        check_leaks(manifest["group_id"], manifest["split"], str(path))
+        Splits.of_images(manifest["group_id"], manifest["split"], str(path))
         return cls(artifact, images, manifest)
 
     @property
@@ -93,20 +93,6 @@ class Store:
         if unknown:
             raise ValueError(f"unknown split {sorted(unknown)[0]!r}; known: {', '.join(SPLITS)}")
         return np.flatnonzero(self.manifest["split"].isin(splits).to_numpy())
-
-
-def check_leaks(groups: Sequence[str], splits: Sequence[str], where: str) -> None:
-    """See that no leakage group lies in two splits.
-
-    Raises:
-        RadtransferError: one does; it is named.
-    """
-    seen: dict[str, str] = {}
-    for group, split in zip(groups, splits, strict=True):
-        if seen.setdefault(group, split) != split:
-            raise RadtransferError(
-                f"{where}: leakage group {group!r} lies in the splits {seen[group]!r} and {split!r}; make it again"
-            )
 
 
 def write(
@@ -137,7 +123,7 @@ def write(
             f"{files_found} files found, but {len(rows)} stored and {len(rejected)} rejected"
             f"{f'; {twice[0]} is there twice' if twice else ''}: this is a defect of radtransfer, please report it"
         )
-    check_leaks([row["group_id"] for row in rows], [row["split"] for row in rows], str(folder))
+    Splits.of_images([row["group_id"] for row in rows], [row["split"] for row in rows], str(folder))
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "manifest.parquet")
     with (folder / "images.npy").open("wb") as stream:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size)}

@@ -43,7 +43,10 @@ def preprocess(*, seed, target_part, source_parts, target_table, source_table, t
     _note("preprocess" + (f" {sorted(target_table.items())}" if target_table else ""))
     counts = {"train": {"normal": 3, "abnormal": 2}}
     for role, out in (("target", target_out), ("source", source_out)):
-        _write(out, "image-store", "preprocess", role=role, part=target_part, name="fake", images=5, counts=counts)
+        files = (("splits.csv", ""),) if role == "target" else ()
+        _write(
+            out, "image-store", "preprocess", files, role=role, part=target_part, name="fake", images=5, counts=counts
+        )
 
 
 def pretrain(*, source_store, backbone, init, out, **_):

@@ -1,0 +1,82 @@
+"""Splits of an earlier revision of the data, which a later one keeps."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from radtransfer.datasets.records import near
+from radtransfer.datasets.rows import read_rows
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.split import SPLITS
+
+FILE = "splits.csv"
+COLUMNS = ("role", "image_id", "sha256", "split")
+ROLES = ("target", "source")
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """Which split each image of an earlier revision was in.
+
+    An image is known again by its name or by the sha256 of its file, so that neither a file that was renamed nor one
+    that was exported anew loses its split.
+
+    Attributes:
+        file: the table it was read from, as it was named; empty: there was none.
+        known: split by role and name, and by role and sha256.
+    """
+
+    file: str = ""
+    known: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, data_root: Path, file: str) -> Inherited:
+        """Read what :func:`write` wrote for an earlier revision.
+
+        Args:
+            data_root: folder of the data sets.
+            file: the table, relative to it; empty: nothing is inherited.
+
+        Raises:
+            RadtransferError: missing, outside the data root, or a row that is not as it was written.
+        """
+        if not file:
+            return cls()
+        path = Path(data_root) / file
+        if not path.resolve().is_relative_to(Path(data_root).resolve()):
+            raise RadtransferError(f"previous_splits: {file!r} lies outside the data root {data_root}; move it inside")
+        if not path.is_file():
+            raise RadtransferError(f"previous_splits: {path}: no such file; it is {FILE} of an earlier run")
+        known: dict[tuple[str, str], str] = {}
+        for row in read_rows(path, COLUMNS):
+            role, name, sha256, split = (row.cells[column] for column in COLUMNS)
+            for value, allowed in ((role, ROLES), (split, SPLITS)):
+                if value not in allowed:
+                    raise RadtransferError(
+                        f"{path}, {row.name}: {value!r} is not expected here; {near(value, allowed)}"
+                    )
+            if (role, split) == ("source", "test"):
+                raise RadtransferError(f"{path}, {row.name}: a source image in the test split, which a source has not")
+            for key in (name, sha256):
+                if not key or known.setdefault((role, key), split) != split:
+                    reason = f"is in {split} and in {known[role, key]}" if key else "has no name or no sha256"
+                    raise RadtransferError(
+                        f"{path}, {row.name}: image {name!r} {reason}; get the file of that run again"
+                    )
+        return cls(file, known)
+
+    def splits(self, role: str, name: str, sha256: str) -> set[str]:
+        """Where an image was: nowhere, in one split, or, where name and file say so, in two."""
+        return {self.known[role, key] for key in (name, sha256) if (role, key) in self.known}
+
+
+def write(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    """Write :data:`FILE` for the next revision, from the manifest rows of each role."""
+    with (folder / FILE).open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows([role, *(row[column] for column in COLUMNS[1:])] for role in ROLES for row in rows[role])

@@ -106,8 +106,8 @@ def main() -> None:
                 data = settings.model_dump(
                     include={
                         "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts",
-                        "target_table", "source_table",
-                        "image_size", "test_fraction", "validation_fraction", "max_images", "previous_splits", "seed",
+                        "target_table", "source_table", "image_size", "ct_window",
+                        "test_fraction", "validation_fraction", "max_images", "previous_splits", "seed",
                     }
                 )  # fmt: skip
                 preprocess(data_root=given.data_root, target_out=store, source_out=Path(f"{store}.source"), **data)

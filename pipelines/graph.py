@@ -93,7 +93,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
 
     data = ["data_root", "target_layout", "target_path", "target_part", "target_table"]
     data += ["source_layout", "source_path", "source_parts", "source_table"]
-    data += ["image_size", "test_fraction", "validation_fraction", "max_images", "previous_splits"]
+    data += ["image_size", "ct_window", "test_fraction", "validation_fraction", "max_images", "previous_splits"]
     data += ["seed", "data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"]
     stores = placed(preprocess.preprocess(**take(*data)), "preprocess")

@@ -147,6 +147,9 @@ def preprocess(
         str | None, typer.Option(help="For the layout `table`: {table: labels.csv, file: COLUMN, ...}, as in configs.")
     ] = None,
     source_table: Annotated[str | None, typer.Option(help="The same for the source.")] = None,
+    ct_window: Annotated[
+        tuple[float, float] | None, typer.Option(help="For CT in DICOM: centre and width in Hounsfield units.")
+    ] = None,
     previous_splits: Annotated[
         str,
         typer.Option(help="splits.csv of an earlier run, relative to the data root, whose images keep their splits."),
@@ -174,6 +177,7 @@ def preprocess(
         target_table=mapping(target_table or "{}", "--target-table"),
         source_table=mapping(source_table or "{}", "--source-table"),
         previous_splits=previous_splits,
+        ct_window=ct_window or (),
     )
 
 

@@ -34,6 +34,7 @@ class TableColumns(BaseModel):
         label: column of the labels.
         positive, negative: labels of the two classes, as written in the table; the first of each names its class.
         body_part, patient, study, split, boxes: further columns; empty: the table has none.
+        modality: what the images are; slices of one CT scan are kept together where their patients are not known.
 
     Raises:
         pydantic.ValidationError: from the constructor.
@@ -51,6 +52,7 @@ class TableColumns(BaseModel):
     study: str = ""
     split: str = ""
     boxes: str = ""
+    modality: Literal["X-ray", "CT"] = "X-ray"
 
     @model_validator(mode="after")
     def _two_classes(self) -> Self:
@@ -90,7 +92,8 @@ class RunConfig(BaseModel):
     target_table: dict[str, Any] = Field(
         default={},
         description="for the layout `table`: {table: labels.csv, file: COLUMN, label: COLUMN, positive: [LABEL, ...], "
-        "negative: [LABEL, ...]} and, where there are such columns, body_part, patient, study, split, boxes; all text",
+        "negative: [LABEL, ...]} and, where there are such columns, body_part, patient, study, split, boxes; all text; "
+        "modality: CT for CT",
     )
     source_layout: str = Field(description="layout of the related images to pre-train on")
     source_path: str = Field(description="their folder, relative to the data root")
@@ -98,6 +101,11 @@ class RunConfig(BaseModel):
     source_table: dict[str, Any] = Field(default={}, description="as target_table, for the source")
 
     image_size: int = Field(default=256, ge=32, le=MAX_SIDE, description="side of the stored square images, px")
+    ct_window: list[float] = Field(
+        default=[],
+        description="window for CT in DICOM files, [centre, width] in Hounsfield units, [-600, 1500] for lungs; empty: "
+        "the files' own, which differ between scanners and may tell the class",
+    )
     test_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share of the target's groups kept for test")
     validation_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share kept for validation")
     previous_splits: str = Field(
@@ -154,6 +162,13 @@ class RunConfig(BaseModel):
             return TableColumns.model_validate(columns).model_dump(exclude_defaults=True) if columns else {}
         except ValidationError as error:
             raise ValueError(_first(error)) from None
+
+    @field_validator("ct_window")
+    @classmethod
+    def _window(cls, window: list[float]) -> list[float]:
+        if window and not (len(window) == 2 and window[1] > 0):
+            raise ValueError(f"{window} is no window; expected [centre, width] in Hounsfield units, width above 0")
+        return window
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -272,6 +272,15 @@ def test_the_layout_and_the_mapping_go_together(base: Path) -> None:
         datasets.read("mura", base.parent, "own", table=COLUMNS)
 
 
+def test_slices_of_ct_are_told_from_radiographs(base: Path) -> None:
+    write(base, ROWS)
+    assert (read(base).modality, read(base).slices) == ("X-ray", False)
+    scans = read(base, modality="CT")
+    assert (scans.modality, scans.slices) == ("CT", True)
+    with pytest.raises(RadtransferError, match="modality: Input should be 'X-ray' or 'CT'"):
+        read(base, modality="MRI")
+
+
 def test_a_configuration_checks_the_mapping(tmp_path: Path) -> None:
     config = tmp_path / "own.yaml"
     config.write_text(
@@ -284,6 +293,8 @@ def test_a_configuration_checks_the_mapping(tmp_path: Path) -> None:
     assert TableColumns.of(loaded.target_table, "x").patient == ""
     for override, message in (
         ("target_table={file: path}", r"own\.yaml: target_table: table: Field required"),
+        ("ct_window=[40]", r"own\.yaml: ct_window: \[40\.0\] is no window; expected \[centre, width\]"),
+        ("ct_window=[40, 0]", "width above 0"),
         ("target_table=[1]", r"own\.yaml: target_table: Input should be a valid dictionary"),
         ("target_table={1: path}", r"own\.yaml: target_table\.1\.\[key\]: Input should be a valid string"),
         ("source_table={table: t, file: f, label: l, positive: [yes], negative: ['no']}", "put it in quotes"),

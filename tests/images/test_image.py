@@ -118,6 +118,7 @@ def test_kfp_runs_a_component_in_it(image: str, folder: Path) -> None:
         "validation_fraction": 0.2,
         "max_images": 0,
         "previous_splits": "",
+        "ct_window": [],
         "seed": 0,
         "data_version": "1",
         "code_version": code_version(),

@@ -18,7 +18,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import decode as module
-from radtransfer.preprocess.decode import Letterbox, decode, letterbox
+from radtransfer.preprocess.decode import Letterbox, Window, decode, letterbox
 
 RAMP = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))  # 40 rows, 60 columns
 
@@ -260,6 +260,47 @@ def test_dicom_rescale_and_window_are_applied(tmp_path: Path) -> None:
     assert (decoded.pixels[0][values >= 1000] == 255).all()
     middle = int(np.argmin(np.abs(values - 500)))
     assert int(decoded.pixels[0, middle]) == pytest.approx(128, abs=3)
+
+
+LUNG = Window(-600, 1500)
+
+
+def test_a_ct_window_counts_in_hounsfield_units_whatever_window_the_file_names(tmp_path: Path) -> None:
+    scans = []
+    for name, slope, intercept, centre in (("a", 1, -1024, 40), ("b", 2, -2048, 400)):
+        stored = (DEEP.astype(np.int32) - intercept - 1024) // slope
+        tags = {"Modality": "CT", "RescaleSlope": slope, "RescaleIntercept": intercept}
+        tags |= {"WindowCenter": centre, "WindowWidth": 400}
+        scans.append(dicom(tmp_path / f"{name}.dcm", stored.astype(np.int16), **tags))
+    shown = [decode(scan, LUNG) for scan in scans]
+    hounsfield = DEEP[0].astype(float) - 1024
+    wanted = np.clip((hounsfield + 1350) / 1500, 0, 1) * 255
+    for one in shown:
+        assert np.abs(one.pixels[0] - wanted).max() < 1 and "hounsfield" in one.flags
+    own = [decode(scan) for scan in scans]
+    assert np.abs(own[0].pixels.astype(int) - own[1].pixels).max() > 100 and "hounsfield" not in own[0].flags
+
+
+def test_a_ct_window_is_for_ct_alone(tmp_path: Path) -> None:
+    radiograph = dicom(tmp_path / "x.dcm", DEEP, Modality="DX", RescaleSlope=1, RescaleIntercept=-1024)
+    np.testing.assert_array_equal(decode(radiograph, LUNG).pixels, decode(radiograph).pixels)
+
+
+@pytest.mark.parametrize(
+    "tags", [{}, {"RescaleSlope": 1}, {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "US"}]
+)
+def test_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path: Path, tags: dict[str, object]) -> None:
+    scan = dicom(tmp_path / "a.dcm", DEEP, Modality="CT", **tags)
+    assert decode(scan).flags == ("dicom",)
+    with pytest.raises(RadtransferError, match="without rescale slope and intercept to Hounsfield units") as raised:
+        decode(scan, LUNG)
+    assert "Secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("values", [[40], [40, 0], [40, -5], [40, float("nan")], [1, 2, 3]])
+def test_a_window_has_a_centre_and_a_positive_width(values: list[float]) -> None:
+    with pytest.raises(RadtransferError, match="CT window"):
+        Window.of(values)
 
 
 def test_dicom_bits_above_those_stored_are_dropped(tmp_path: Path) -> None:

@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
@@ -20,6 +17,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.decode import decode, letterbox
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
+from tests.preprocess.test_decode import dicom
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +225,34 @@ def test_mura_official_test_set_is_kept_and_its_patients_stay_out(
     assert again.artifact.digest == target.artifact.digest
 
 
+def test_ct_is_stored_in_the_window_asked_for(tmp_path: Path) -> None:
+    """Two scanners that store and window unlike give like images; the store says which window it was."""
+    rows = ["file,label"]
+    for k in range(40):
+        anatomy = np.asarray(Image.open(draw(tmp_path / "drawn.png", k, bool(k % 2)))).astype(np.int32) * 8 - 1024
+        slope, intercept = ((1, -1024), (2, -2048))[k // 2 % 2]
+        tags = {"Modality": "CT", "RescaleSlope": slope, "RescaleIntercept": intercept}
+        tags |= {"WindowCenter": 40 + 300 * (k // 2 % 2), "WindowWidth": 400}
+        (tmp_path / "ct").mkdir(exist_ok=True)
+        dicom(tmp_path / "ct" / f"{1000 + 50 * k}.dcm", ((anatomy - intercept) // slope).astype(np.int16), **tags)
+        rows.append(f"{1000 + 50 * k}.dcm,{('normal', 'nodule')[k % 2]}")
+    (tmp_path / "ct" / "labels.csv").write_text("\n".join(rows) + "\n")
+    folders(tmp_path)
+    table = {"table": "labels.csv", "file": "file", "label": "label", "positive": ["nodule"], "negative": ["normal"]}
+    asked = {"target_layout": "table", "target_path": "ct", "target_part": "ct", "target_table": table}
+    asked |= {"target_table": table | {"modality": "CT"}, "source_layout": "class_folders", "source_path": "cf"}
+    target, source = run(tmp_path, tmp_path / "out", ct_window=[-300, 1400], **asked)
+    assert target.content["ct_window"] == [-300, 1400] and target.content["modality"] == "CT"
+    assert target.content["flags"] == {"dicom": 40, "hounsfield": 40} and not source.content["flags"]
+    for row, image in zip(target.manifest.itertuples(), target.images, strict=True):
+        number = (int(Path(row.image_id).stem) - 1000) // 50
+        drawn = np.asarray(Image.open(draw(tmp_path / "drawn.png", number, bool(number % 2)))).astype(float) * 8 - 1024
+        wanted = np.clip((drawn + 1000) / 1400, 0, 1) * 255
+        assert np.abs(letterbox(np.rint(wanted).astype(np.uint8), 48)[0].astype(int) - image).max() <= 3
+    with pytest.raises(RadtransferError, match="CT window: 1 numbers"):
+        run(tmp_path, tmp_path / "odd", ct_window=[40], **asked)
+
+
 def test_patients_are_not_joined_by_likeness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where patients are known they decide; views of one patient go together however little alike they are."""
     monkeypatch.setenv(VARIABLE, "a key for this test only")
@@ -300,7 +326,7 @@ def tabled(root: Path) -> tuple[Path, list[dict[str, str]]]:
                     part, bool(label), 0.3, 96, anatomy_seed=(5, number), view_seed=(5, number, view)
                 )
                 if suffix == "":
-                    dicom(path, pixels)
+                    dicom(path, pixels, PatientID="secret-id")
                 else:
                     Image.fromarray(pixels.astype(np.uint16) * 16 if "deep" in suffix else pixels).save(path)
                 rows.append(
@@ -315,20 +341,6 @@ def tabled(root: Path) -> tuple[Path, list[dict[str, str]]]:
                     }
                 )
     return place, rows
-
-
-def dicom(path: Path, pixels: np.ndarray) -> None:
-    dataset = pydicom.Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    dataset.PatientName, dataset.PatientID = "Secret^Name", "secret-id"
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit, dataset.PixelData = 7, pixels.tobytes()
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
 
 
 TABLE: dict[str, Any] = {

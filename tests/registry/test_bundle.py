@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
@@ -19,6 +21,7 @@ from radtransfer.preprocess.store import Store
 from radtransfer.registry.bundle import enter, register
 from radtransfer.registry.predict import predict
 from tests.conftest import Chain
+from tests.preprocess.test_decode import dicom
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -122,6 +125,24 @@ def test_a_bundle_predicts_with_its_own_models_only(chain: Chain, tmp_path: Path
     bundle = described(chain, tmp_path / "swapped", blocks=blocks)
     with pytest.raises(RadtransferError, match="not the model that the bundle was made with"):
         next(predict(bundle=bundle, images=[], threads=1), None)
+
+
+def test_ct_is_predicted_in_the_window_that_it_was_trained_in(chain: Chain, tmp_path: Path) -> None:
+    radiograph = chain.data_root / Store.open(chain.target_store).manifest["image_id"].iloc[0]
+    hounsfield = np.asarray(Image.open(radiograph)).astype(np.int16) * 5 - 1000
+    tags = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 80}
+    scan = dicom(tmp_path / "scan.dcm", (hounsfield + 1024).astype(np.int16), **tags)
+    shown = np.rint(np.clip((hounsfield + 1350) / 1500, 0, 1) * 255).astype(np.uint8)
+    Image.fromarray(shown).save(tmp_path / "shown.png")
+    scores = {}
+    for name, window in (("trained", [-600.0, 1500.0]), ("files", [])):
+        bundle = described(chain, tmp_path / name, ct_window=window)
+        found = predict(bundle=bundle, images=[scan, tmp_path / "shown.png"], threads=1)
+        scores[name] = [one.score for one in found]
+    assert scores["trained"][0] == pytest.approx(scores["trained"][1], rel=1e-6)
+    assert scores["files"][0] != pytest.approx(scores["files"][1], rel=0.05)
+    with pytest.raises(RadtransferError, match="CT window: 1 numbers"):
+        next(predict(bundle=described(chain, tmp_path / "odd", ct_window=[40.0]), images=[scan], threads=1))
 
 
 def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:

@@ -76,6 +76,7 @@ class _Reading:
         self.columns = {role: getattr(columns, role) for role in COLUMNS if getattr(columns, role)}
         self.labels = dict.fromkeys(columns.negative, 0) | dict.fromkeys(columns.positive, 1)
         self.classes = (columns.negative[0], columns.positive[0])
+        self.modality = columns.modality
         self.files = {folder.file(path) for path in self.there.values()}
         self.pseudonyms: Pseudonyms | None = None
         if columns.patient or columns.study:
@@ -126,7 +127,10 @@ class _Reading:
         self._check_classes(records, rejected)
         notes = self._notes(len(unnamed) - len(images))
         name = self.folder.path.name
-        return Dataset("table", name, self.classes, records, rejected, notes, called=self._called)
+        return Dataset(
+            "table", name, self.classes, records, rejected, notes,
+            modality=self.modality, slices=self.modality == "CT", called=self._called,
+        )  # fmt: skip
 
     def _file(self, text: str) -> str:
         """Path below the data-set folder of the file that a cell names."""

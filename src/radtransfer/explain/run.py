@@ -19,7 +19,7 @@ from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
 from radtransfer.explain import cases, draw, gradcam, superpixels
 from radtransfer.fusion import predictor
-from radtransfer.preprocess.decode import Letterbox, decode, letterbox
+from radtransfer.preprocess.decode import Letterbox, Window, decode, letterbox
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
 from radtransfer.training.network import load_network
@@ -136,6 +136,7 @@ def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads:
     settle(threads, 0)
     opened = artifacts.read(bundle, "bundle")
     predict = predictor.of_bundle(bundle)
+    window = Window.of(opened.content.get("ct_window", ()))
     settings = {"lime_samples": PREDICTION_SAMPLES, "seed": 0, "threads": threads}
     with artifacts.writing(
         out, "explanations", step="explain_predictions", settings=settings, inputs={"bundle": opened}
@@ -144,7 +145,7 @@ def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads:
             index = csv.writer(stream)
             index.writerow(["image", "score", "gradcam", "lime"])
             for number, path in enumerate(track(images, "explain", len(images)), start=1):
-                pixels = decode(path).pixels
+                pixels = decode(path, window).pixels
                 stored, frame = letterbox(pixels, int(opened.content["store_size"]))
                 stem = f"{number:04d}-{_safe(path.stem)}"
                 heat = frame.restore(gradcam.gradcam(predict.networks, stored[None])[0]).clip(0, 1)

@@ -105,6 +105,7 @@ class _Content(BaseModel):
     calibration: _Calibration
     threshold: FiniteFloat
     store_size: int = Field(ge=1, le=MAX_SIDE)
+    ct_window: list[FiniteFloat] = []
 
 
 def _verified(bundle: Path) -> Artifact:

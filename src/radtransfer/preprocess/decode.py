@@ -7,7 +7,7 @@ import logging
 import math
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +47,39 @@ _UPRIGHT = {
 
 
 @dataclass(frozen=True)
+class Window:
+    """What of a CT scan is shown, in Hounsfield units: ``width`` units around ``centre`` fill black to white.
+
+    Raises (from the constructor):
+        RadtransferError: a width that is not positive, or a number that is not finite.
+    """
+
+    centre: float
+    width: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.centre) and math.isfinite(self.width) and self.width > 0):
+            raise RadtransferError(f"CT window: centre {self.centre}, width {self.width}; expected a positive width")
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Window | None:
+        """From [centre, width]; none from an empty sequence."""
+        if not values:
+            return None
+        if len(values) != 2:
+            raise RadtransferError(f"CT window: {len(values)} numbers; expected two, centre and width")
+        return cls(float(values[0]), float(values[1]))
+
+
+@dataclass(frozen=True)
 class Decoded:
     """A decoded image.
 
     Attributes:
         pixels: uint8 [height, width], brighter = denser (radiographic convention), upright.
         flags: what was done to get it: ``truncated`` (the file lacks its last bytes), ``exif_rotated``, ``colour``
-            (it had colours, luminance was taken), ``16bit``, ``dicom``, ``inverted`` (MONOCHROME1).
+            (it had colours, luminance was taken), ``16bit``, ``dicom``, ``inverted`` (MONOCHROME1), ``hounsfield`` (a
+            window in Hounsfield units was applied).
     """
 
     pixels: Grey
@@ -122,7 +148,7 @@ def letterbox(pixels: Grey, size: int) -> tuple[Grey, Letterbox]:
     return square, Letterbox(scale, left, top, width, height, size)
 
 
-def decode(path: Path) -> Decoded:
+def decode(path: Path, window: Window | None = None) -> Decoded:
     """Read a PNG (8 or 16 bit, palette, colour), JPEG or single-frame DICOM file as an upright 8-bit grey image.
 
     EXIF orientation is applied, colour becomes luminance (ITU-R 601), transparency lies on black. More than 8 bits
@@ -130,12 +156,16 @@ def decode(path: Path) -> Decoded:
     lost; the lost part is black. (In the 44 such files of FracAtlas a few bytes hold 3 to 39 % of the area, since a
     film's empty end costs next to nothing; beyond a tenth there is anatomy in it.)
 
+    Args:
+        path: the file.
+        window: for DICOM files of modality CT, and for those alone; None: the window that the file names.
+
     Raises:
         RadtransferError: missing, of no known format, too large, damaged, or one grey value all over. The message
             names the file and holds nothing of a DICOM file's tags.
     """
     path = Path(path)
-    return decode_bytes(read_bytes(path), path)
+    return decode_bytes(read_bytes(path), path, window)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -154,13 +184,13 @@ def read_bytes(path: Path) -> bytes:
         raise RadtransferError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def decode_bytes(data: bytes, path: Path) -> Decoded:
+def decode_bytes(data: bytes, path: Path, window: Window | None = None) -> Decoded:
     """As :func:`decode`, of bytes already read; ``path`` only names the file in errors."""
     if not data:
         raise RadtransferError(f"{path}: empty file")
     if data[128:132] == b"DICM":
         with _pydicom_silent():
-            decoded = _decode_dicom(data, path)
+            decoded = _decode_dicom(data, path, window)
     else:
         decoded = _decode_picture(data, path)
     if decoded.pixels.min() == decoded.pixels.max():
@@ -315,8 +345,8 @@ def _dicom_dataset(data: bytes) -> pydicom.Dataset:
     return dataset
 
 
-def _decode_dicom(data: bytes, path: Path) -> Decoded:
-    """One frame through modality LUT, then the file's own VOI LUT or window, else robust percentiles."""
+def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
+    """One frame through modality LUT, then for CT ``window``, else the file's VOI LUT or window, else percentiles."""
     try:
         dataset = _dicom_dataset(data)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
@@ -331,6 +361,13 @@ def _decode_dicom(data: bytes, path: Path) -> Decoded:
         raise RadtransferError(f"{path}: DICOM file with {frames} frames; give single-frame files")
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"):
         raise RadtransferError(f"{path}: DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2")
+    if window is not None and dataset.get("Modality") != "CT":
+        window = None
+    if window is not None and not _in_hounsfield(dataset):
+        raise RadtransferError(
+            f"{path}: CT without rescale slope and intercept to Hounsfield units, so no CT window can be applied; get "
+            "the file as the scanner wrote it, or leave ct_window empty"
+        )
     _bounded(rows * columns, path)
     if packed > MAX_RLE_BYTES:
         raise RadtransferError(f"{path}: {packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded")
@@ -341,16 +378,25 @@ def _decode_dicom(data: bytes, path: Path) -> Decoded:
         if raw.ndim == 3:
             return Decoded(_to_8_bit(raw @ np.array(_LUMINANCE)), ("dicom", "colour"))
         real = apply_modality_lut(_significant_bits(raw, dataset), dataset)
-        pixels = _shown(np.asarray(real, dtype=np.float64), dataset)
+        pixels = _shown(np.asarray(real, dtype=np.float64), dataset, window)
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on
         raise RadtransferError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
+    flags = ("dicom",) if window is None else ("dicom", "hounsfield")
     if photometric == "MONOCHROME1":
-        return Decoded(255 - pixels, ("dicom", "inverted"))
-    return Decoded(pixels, ("dicom",))
+        return Decoded(255 - pixels, (*flags, "inverted"))
+    return Decoded(pixels, flags)
 
 
-def _shown(real: npt.NDArray[np.float64], dataset: pydicom.Dataset) -> Grey:
-    """Apply the file's VOI LUT or its first window (DICOM PS3.3 C.11.2.1.2); without either, robust percentiles."""
+def _in_hounsfield(dataset: pydicom.Dataset) -> bool:
+    """Whether the modality LUT leads to Hounsfield units (DICOM PS3.3 C.8.2.1: of CT, unless RescaleType differs)."""
+    rescaled = _first(dataset.get("RescaleSlope")) is not None and _first(dataset.get("RescaleIntercept")) is not None
+    return rescaled and str(dataset.get("RescaleType", "") or "HU") == "HU"
+
+
+def _shown(real: npt.NDArray[np.float64], dataset: pydicom.Dataset, window: Window | None) -> Grey:
+    """Apply ``window``, else the file's VOI LUT or its first window (DICOM PS3.3 C.11.2.1.2), else percentiles."""
+    if window is not None:
+        return _windowed(real, window.centre - window.width / 2, window.centre + window.width / 2)
     if "VOILUTSequence" in dataset or str(dataset.get("VOILUTFunction", "LINEAR")) == "SIGMOID":
         shown = np.asarray(apply_voi_lut(real.astype(np.int64), dataset), dtype=np.float64)
         return _windowed(shown, float(shown.min()), float(shown.max()))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping
-from radtransfer.preprocess.decode import Grey, Letterbox, decode_bytes, letterbox, read_bytes
+from radtransfer.preprocess.decode import Grey, Letterbox, Window, decode_bytes, letterbox, read_bytes
 
 IMAGES_PER_WORKER = 500
 """Fewer do not pay for the start of one more process."""
@@ -73,7 +73,9 @@ class Ingested:
     descriptor: npt.NDArray[np.int8]
 
 
-def ingest(paths: Sequence[Path], squares: Scratch, thumbnails: Scratch) -> Iterator[Ingested | str]:
+def ingest(
+    paths: Sequence[Path], squares: Scratch, thumbnails: Scratch, window: Window | None = None
+) -> Iterator[Ingested | str]:
     """Decode files; put each one's square and thumbnail at its position.
 
     The processes are as many as this one may use CPUs; the result does not depend on their number. Memory does not grow
@@ -83,6 +85,7 @@ def ingest(paths: Sequence[Path], squares: Scratch, thumbnails: Scratch) -> Iter
         paths: image files.
         squares: for the letterboxed images.
         thumbnails: for the thumbnails.
+        window: see :func:`~radtransfer.preprocess.decode.decode`.
 
     Yields:
         for each file, in turn, what is known of it, or why it cannot be used.
@@ -92,14 +95,14 @@ def ingest(paths: Sequence[Path], squares: Scratch, thumbnails: Scratch) -> Iter
     workers = max(1, min(joblib.cpu_count(), len(paths) // IMAGES_PER_WORKER))
     parallel = joblib.Parallel(workers, return_as="generator", batch_size=_BATCH, pre_dispatch=4 * _BATCH * workers)
     yield from parallel(
-        joblib.delayed(_ingest)(path, position, squares, thumbnails) for position, path in enumerate(paths)
+        joblib.delayed(_ingest)(path, position, squares, thumbnails, window) for position, path in enumerate(paths)
     )
 
 
-def _ingest(path: Path, position: int, squares: Scratch, thumbnails: Scratch) -> Ingested | str:
+def _ingest(path: Path, position: int, squares: Scratch, thumbnails: Scratch, window: Window | None) -> Ingested | str:
     try:
         data = read_bytes(path)
-        decoded = decode_bytes(data, path)
+        decoded = decode_bytes(data, path, window)
     except RadtransferError as error:
         return str(error).removeprefix(f"{path}: ")
     square, box = letterbox(decoded.pixels, squares.shape[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from radtransfer import artifacts
 from radtransfer.datasets.records import Dataset, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
-from radtransfer.preprocess.decode import Grey, Letterbox
+from radtransfer.preprocess.decode import Grey, Letterbox, Window
 from radtransfer.preprocess.ingest import Scratch, ingest
 from radtransfer.preprocess.inherit import Inherited
 from radtransfer.preprocess.inherit import write as write_splits
@@ -64,6 +64,7 @@ def preprocess(
     target_table: Mapping[str, Any] | None = None,
     source_table: Mapping[str, Any] | None = None,
     previous_splits: str = "",
+    ct_window: Sequence[float] = (),
 ) -> None:
     """Decode, letterbox, group, split and store the images of a target part and of its source.
 
@@ -89,6 +90,7 @@ def preprocess(
             their splits, and new ones in their groups share them. Where a group now joins images of several splits, it
             is test if one of them was, and its former training and validation images are left out; else it is train.
             No group with a former test image of the target is in the source.
+        ct_window: [centre, width] in Hounsfield units for CT in DICOM files; empty: the window that each file names.
 
     Raises:
         RadtransferError: a folder, layout, part or class is missing, a split would lack a class, both stores are to
@@ -100,6 +102,7 @@ def preprocess(
         Asked(target_layout, target_path, dict(target_table or {})),
         Asked(source_layout, source_path, dict(source_table or {})),
     )
+    window = Window.of(ct_window)
     inherited = Inherited.read(data_root, previous_splits)
     target, source = select(data_root, asked[0], target_part, asked[1], list(source_parts))
     settings = {
@@ -111,6 +114,7 @@ def preprocess(
         "target": asdict(asked[0]) | {"part": target_part},
         "source": asdict(asked[1]) | {"parts": list(source_parts)},
         "previous_splits": previous_splits,
+        "ct_window": list(ct_window),
     }
     with ExitStack() as stack:
         folders = {
@@ -124,7 +128,7 @@ def preprocess(
             Scratch(scratch / name, (side, side))
             for name, side in (("squares", image_size), ("thumbnails", grouping.THUMBNAIL))
         )
-        images, descriptors = _decoded(data_root, (target, source), squares, thumbnails)
+        images, descriptors = _decoded(data_root, (target, source), squares, thumbnails, window)
         names, pairs = _group_names(images, descriptors, thumbnails)
         target_files = {
             names[i]: image.name for i, image in reversed(list(enumerate(images))) if image.role == "target"
@@ -145,17 +149,17 @@ def preprocess(
             store.write(folder, rows, (squares[images[i].place] for i in mine), image_size, side.rejected, side.found)
             kept = set(mine)
             inside = sum(1 for i, j in pairs if i in kept and j in kept)
-            content.update(_content(side, rows, image_size, inside))
+            content.update(_content(side, rows, image_size, inside), ct_window=list(ct_window))
         write_splits(folders["target"][0], written)
 
 
 def _decoded(
-    data_root: Path, sides: tuple[Side, Side], squares: Scratch, thumbnails: Scratch
+    data_root: Path, sides: tuple[Side, Side], squares: Scratch, thumbnails: Scratch, window: Window | None
 ) -> tuple[list[_Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
     images: list[_Image] = []
     descriptors = []
     work = [(side, record) for side in sides for record in side.records]
-    ingested = ingest([Path(data_root) / record.file for _, record in work], squares, thumbnails)
+    ingested = ingest([Path(data_root) / record.file for _, record in work], squares, thumbnails, window)
     for place, got in enumerate(track(ingested, "preprocess: decode", len(work))):
         side, record = work[place]
         if isinstance(got, str):

@@ -78,6 +78,7 @@ def register(
             blocks=blocks,
             refit=chosen.content["refit"],
             store_size=store.size,
+            ct_window=store.content.get("ct_window", []),
             calibration=candidate["calibration"],
             threshold=candidate["threshold"],
             positive_class=store.content["positive_class"],

@@ -12,7 +12,7 @@ import numpy as np
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion.predictor import of_bundle
-from radtransfer.preprocess.decode import decode, letterbox
+from radtransfer.preprocess.decode import Window, decode, letterbox
 from radtransfer.training.runtime import settle
 
 CHUNK = 64  # images held in memory at once
@@ -60,14 +60,15 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
         artifacts.check_free(explain_dir)
     settle(threads, 0)
     predictor = of_bundle(bundle)
-    size = int(artifacts.read(bundle, "bundle").content["store_size"])
+    content = artifacts.read(bundle, "bundle").content
+    size, window = int(content["store_size"]), Window.of(content.get("ct_window", ()))
     readable: list[Path] = []
     for start in range(0, len(images), CHUNK):
         chunk = images[start : start + CHUNK]
         stored, reasons = [], {}
         for position, path in enumerate(chunk):
             try:
-                stored.append(letterbox(decode(path).pixels, size)[0])
+                stored.append(letterbox(decode(path, window).pixels, size)[0])
             except RadtransferError as error:
                 reasons[position] = str(error).removeprefix(f"{path}: ")
         scores = iter(predictor(np.stack(stored)) if stored else ())

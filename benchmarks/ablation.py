@@ -106,7 +106,7 @@ def main() -> None:
                 data = settings.model_dump(
                     include={
                         "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts",
-                        "target_table", "source_table",
+                        "target_table", "source_table", "on_problem",
                         "image_size", "test_fraction", "validation_fraction", "max_images", "seed",
                     }
                 )  # fmt: skip

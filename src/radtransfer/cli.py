@@ -147,6 +147,10 @@ def preprocess(
         str | None, typer.Option(help="For the layout `table`: {table: labels.csv, file: COLUMN, ...}, as in configs.")
     ] = None,
     source_table: Annotated[str | None, typer.Option(help="The same for the source.")] = None,
+    on_problem: Annotated[
+        list[str] | None,
+        typer.Option(help="PROBLEM=POLICY, e.g. truncated=fail; repeatable; see on_problem in configurations."),
+    ] = None,
 ) -> None:
     """Decode, check, split and store the target images and the related ones."""
     from radtransfer.config import mapping
@@ -169,6 +173,7 @@ def preprocess(
         source_out=source_out,
         target_table=mapping(target_table or "{}", "--target-table"),
         source_table=mapping(source_table or "{}", "--source-table"),
+        on_problem={key: value for key, _, value in (pair.partition("=") for pair in on_problem or [])},
     )
 
 

@@ -399,6 +399,28 @@ def datasets_list() -> None:
         print(f"{name}: {about}")
 
 
+@datasets_app.command("check")
+def datasets_check(
+    config: Annotated[Path, typer.Option(help="YAML file; see configs/.")],
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets, named as published.")],
+    out: Annotated[Path, typer.Option(help="Folder for data_report.html, data_report.md and problems.csv; new.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
+) -> None:
+    """Read the data sets of a run, every image once, and report what is there and what is wrong with it.
+
+    Exits with code 1 when there is a problem whose policy is `fail`.
+    """
+    from radtransfer.config import load
+    from radtransfer.preprocess.check import check
+
+    report = check(load(config, set_ or []), data_root=data_root, out=out)
+    for line in report.summary():
+        print(line)
+    print(out / "data_report.html")
+    if report.stopping:
+        raise typer.Exit(1)
+
+
 @datasets_app.command("names")
 def datasets_names(
     config: Annotated[Path, typer.Option(help="Configuration of the run.")],

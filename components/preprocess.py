@@ -21,6 +21,7 @@ def preprocess(
     test_fraction: float,
     validation_fraction: float,
     max_images: int,
+    on_problem: dict,
     seed: int,
     data_version: str,  # takes part in the cache key alone: new data never get an old store
     code_version: str,
@@ -33,26 +34,15 @@ def preprocess(
 
     from radtransfer_components import support
 
-    with support.task("preprocess", code_version=code_version) as call:
+    with support.task("preprocess", code_version=code_version, data_report=data_report.path) as call:
         from radtransfer.preprocess.run import preprocess
 
         call(
             preprocess,
-            data_root=Path(data_root),
-            target_layout=target_layout,
-            target_path=target_path,
-            target_part=target_part,
-            target_table=target_table,
-            source_layout=source_layout,
-            source_path=source_path,
-            source_parts=source_parts,
-            source_table=source_table,
-            image_size=image_size,
-            test_fraction=test_fraction,
-            validation_fraction=validation_fraction,
-            max_images=max_images,
-            seed=seed,
-            target_out=Path(target_store.path),
-            source_out=Path(source_store.path),
-        )
+            data_root=Path(data_root), target_out=Path(target_store.path), source_out=Path(source_store.path),
+            target_layout=target_layout, target_path=target_path, target_part=target_part, target_table=target_table,
+            source_layout=source_layout, source_path=source_path, source_parts=source_parts, source_table=source_table,
+            image_size=image_size, test_fraction=test_fraction, validation_fraction=validation_fraction,
+            max_images=max_images, on_problem=on_problem, seed=seed,
+        )  # fmt: skip
         support.show_stores(target_store, source_store, Path(data_report.path))

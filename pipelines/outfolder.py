@@ -84,6 +84,7 @@ def collect(out: Path, ends: Mapping[str, Mapping[str, Any]]) -> None:
     take = {
         "report.html": made["html"],
         "summary.md": made["summary"],
+        "data_report.html": made["data_report"],
         "metrics.json": made["evaluation"] / "metrics.json",
         "evaluation": made["evaluation"],
         "explanations": made["explanations"],

@@ -117,6 +117,7 @@ def test_kfp_runs_a_component_in_it(image: str, folder: Path) -> None:
         "test_fraction": 0.2,
         "validation_fraction": 0.2,
         "max_images": 0,
+        "on_problem": {"colour": "skip"},
         "seed": 0,
         "data_version": "1",
         "code_version": code_version(),

@@ -106,7 +106,7 @@ def main() -> None:
                 data = settings.model_dump(
                     include={
                         "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts",
-                        "target_table", "source_table", "image_size", "ct_window",
+                        "target_table", "source_table", "on_problem", "image_size", "ct_window",
                         "test_fraction", "validation_fraction", "max_images", "previous_splits", "seed",
                     }
                 )  # fmt: skip

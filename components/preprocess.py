@@ -23,6 +23,7 @@ def preprocess(
     validation_fraction: float,
     max_images: int,
     previous_splits: str,
+    on_problem: dict,
     seed: int,
     data_version: str,  # takes part in the cache key alone: new data never get an old store
     code_version: str,
@@ -35,28 +36,16 @@ def preprocess(
 
     from radtransfer_components import support
 
-    with support.task("preprocess", code_version=code_version, target_store=target_store.path) as call:
+    outputs = {"target_store": target_store.path, "data_report": data_report.path}
+    with support.task("preprocess", code_version=code_version, **outputs) as call:
         from radtransfer.preprocess.run import preprocess
 
         call(
             preprocess,
-            data_root=Path(data_root),
-            target_layout=target_layout,
-            target_path=target_path,
-            target_part=target_part,
-            target_table=target_table,
-            source_layout=source_layout,
-            source_path=source_path,
-            source_parts=source_parts,
-            source_table=source_table,
-            image_size=image_size,
-            ct_window=ct_window,
-            test_fraction=test_fraction,
-            validation_fraction=validation_fraction,
-            max_images=max_images,
-            previous_splits=previous_splits,
-            seed=seed,
-            target_out=Path(target_store.path),
-            source_out=Path(source_store.path),
-        )
+            data_root=Path(data_root), target_out=Path(target_store.path), source_out=Path(source_store.path),
+            target_layout=target_layout, target_path=target_path, target_part=target_part, target_table=target_table,
+            source_layout=source_layout, source_path=source_path, source_parts=source_parts, source_table=source_table,
+            image_size=image_size, ct_window=ct_window, on_problem=on_problem, max_images=max_images, seed=seed,
+            test_fraction=test_fraction, validation_fraction=validation_fraction, previous_splits=previous_splits,
+        )  # fmt: skip
         support.show_stores(target_store, source_store, Path(data_report.path))

@@ -13,6 +13,8 @@ def report(
     source_parts: list,
     target_table: dict,
     source_table: dict,
+    on_problem: dict,
+    ct_window: list,
     target_store: Input[Dataset],
     source_store: Input[Dataset],
     evaluation: Input[Artifact],
@@ -35,8 +37,8 @@ def report(
         from radtransfer.config import validate
         from radtransfer.evaluation.report import report
 
-        settings = config | {"backbones": backbones, "source_parts": source_parts}
-        settings |= {"target_table": target_table, "source_table": source_table}
+        settings = config | {"backbones": backbones, "source_parts": source_parts, "ct_window": ct_window}
+        settings |= {"target_table": target_table, "source_table": source_table, "on_problem": on_problem}
         models = support.by_source("model", models_scratch, models_imagenet, models_in_domain)
         call(
             report,

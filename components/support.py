@@ -8,13 +8,12 @@ A component is one call into the library. Around that call :func:`task` measures
 from __future__ import annotations
 
 import gc
-import html
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -191,30 +190,12 @@ def show_stores(target: Any, source: Any, page: Path) -> None:
         target, source: their ``kfp.dsl.Dataset`` artifacts.
         page: the data report to write, HTML.
     """
-    made = (("target", target), ("source", source))
-    stores = {
-        role.capitalize(): describe(dataset.metadata, dataset.path, "image-store", role=role) for role, dataset in made
-    }
-    page.write_text(data_report(stores), encoding="utf-8")
+    from radtransfer.pages import write
+    from radtransfer.preprocess.data_report import DataReport
 
-
-def data_report(stores: Mapping[str, Artifact]) -> str:
-    """HTML page with the counts of image stores, for the KFP UI."""
-    parts = []
-    for name, store in stores.items():
-        content = store.content
-        rows = "".join(
-            f"<tr><td>{html.escape(split)}<td>{html.escape(str(cls))}<td>{count}"
-            for split, classes in content["counts"].items()
-            for cls, count in classes.items()
-        )
-        facts = {key: content.get(key) for key in ("name", "part", "images", "size", "grouping", "files_found")}
-        facts["rejected"] = len(content.get("rejected", []))
-        said = ", ".join(f"{key} {html.escape(str(value))}" for key, value in facts.items())
-        notes = "".join(f"<li>{html.escape(str(note))}" for note in content.get("notes", []))
-        head = f"<h2>{html.escape(name)}</h2><p>{said}</p><ul>{notes}</ul>"
-        parts.append(f"{head}<table border=1><tr><th>split<th>class<th>images{rows}</table>")
-    return "<!doctype html><meta charset=utf-8><title>Data</title>" + "".join(parts)
+    for role, dataset in (("target", target), ("source", source)):
+        describe(dataset.metadata, dataset.path, "image-store", role=role)
+    write(page, DataReport.of(Path(target.path), Path(source.path)).html())
 
 
 def _plain(value: Any) -> bool:

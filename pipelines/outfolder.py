@@ -85,6 +85,7 @@ def collect(out: Path, ends: Mapping[str, Mapping[str, Any]]) -> None:
         "report.html": made["html"],
         "summary.md": made["summary"],
         "splits.csv": made["target_store"] / "splits.csv",
+        "data_report.html": made["data_report"],
         "metrics.json": made["evaluation"] / "metrics.json",
         "evaluation": made["evaluation"],
         "explanations": made["explanations"],

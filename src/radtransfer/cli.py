@@ -154,6 +154,10 @@ def preprocess(
         str,
         typer.Option(help="splits.csv of an earlier run, relative to the data root, whose images keep their splits."),
     ] = "",
+    on_problem: Annotated[
+        list[str] | None,
+        typer.Option(help="PROBLEM=POLICY, e.g. truncated=fail; repeatable; see on_problem in configurations."),
+    ] = None,
 ) -> None:
     """Decode, check, split and store the target images and the related ones."""
     from radtransfer.config import mapping
@@ -178,6 +182,7 @@ def preprocess(
         source_table=mapping(source_table or "{}", "--source-table"),
         previous_splits=previous_splits,
         ct_window=ct_window or (),
+        on_problem={key: value for key, _, value in (pair.partition("=") for pair in on_problem or [])},
     )
 
 
@@ -401,6 +406,28 @@ def datasets_list() -> None:
     for name, read in LAYOUTS.items():
         about = (sys.modules[read.__module__].__doc__ or "").splitlines()[0]
         print(f"{name}: {about}")
+
+
+@datasets_app.command("check")
+def datasets_check(
+    config: Annotated[Path, typer.Option(help="YAML file; see configs/.")],
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets, named as published.")],
+    out: Annotated[Path, typer.Option(help="Folder for data_report.html, data_report.md and problems.csv; new.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
+) -> None:
+    """Read the data sets of a run, every image once, and report what is there and what is wrong with it.
+
+    Exits with code 1 when there is a problem whose policy is `fail`.
+    """
+    from radtransfer.config import load
+    from radtransfer.preprocess.check import check
+
+    report = check(load(config, set_ or []), data_root=data_root, out=out)
+    for line in report.summary():
+        print(line)
+    print(out / "data_report.html")
+    if report.stopping:
+        raise typer.Exit(1)
 
 
 @datasets_app.command("names")

@@ -6,7 +6,6 @@ the fields of the form in the KFP UI.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,7 +13,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from radtransfer.errors import RadtransferError
+from radtransfer.errors import RadtransferError, near
+from radtransfer.problems import PROBLEMS, Policy, policies
 
 TlSource = Literal["scratch", "imagenet", "in_domain"]
 MAX_SIDE = 2048
@@ -99,6 +99,12 @@ class RunConfig(BaseModel):
     source_path: str = Field(description="their folder, relative to the data root")
     source_parts: list[str] = Field(default=[], description="body parts to pre-train on; empty: all but the target's")
     source_table: dict[str, Any] = Field(default={}, description="as target_table, for the source")
+    on_problem: dict[str, Policy] = Field(
+        default={},
+        description="what to do about files with a problem, {PROBLEM: POLICY, ...}: `repair` (make them usable and "
+        "flag them), `skip` (leave them out and list them) or `fail` (stop before anything is written); what is not "
+        f"named keeps its default: {', '.join(f'{name} {problem.policies[0]}' for name, problem in PROBLEMS.items())}",
+    )
 
     image_size: int = Field(default=256, ge=32, le=MAX_SIDE, description="side of the stored square images, px")
     ct_window: list[float] = Field(
@@ -170,6 +176,16 @@ class RunConfig(BaseModel):
             raise ValueError(f"{window} is no window; expected [centre, width] in Hounsfield units, width above 0")
         return window
 
+    @field_validator("on_problem", mode="before")
+    @classmethod
+    def _policies(cls, given: Any) -> dict[str, Policy]:
+        if not isinstance(given, Mapping):
+            raise ValueError(f"expected a mapping of problems to policies, got {given!r}")
+        try:
+            return {name: policy for name, policy in policies(given).items() if policy != PROBLEMS[name].policies[0]}
+        except RadtransferError as error:
+            raise ValueError(str(error)) from None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.test_fraction + self.validation_fraction >= 0.9:
@@ -222,9 +238,7 @@ def validate(data: dict[str, Any], where: str) -> RunConfig:
     """Build a :class:`RunConfig`; ``where`` names the origin in errors."""
     unknown = [str(key) for key in data if key not in RunConfig.model_fields]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], RunConfig.model_fields, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(RunConfig.model_fields)}"
-        raise RadtransferError(f"{where}: unknown key {unknown[0]!r}; {hint}")
+        raise RadtransferError(f"{where}: unknown key {unknown[0]!r}; {near(unknown[0], RunConfig.model_fields)}")
     try:
         return RunConfig(**data)
     except ValidationError as error:

@@ -85,7 +85,7 @@ def test_each_step_has_one_thin_component() -> None:
     files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in {"__init__", "support"}}
     assert set(files) == set(LIBRARY) == set(RESOURCES)
     for step, path in files.items():
-        assert len(path.read_text(encoding="utf-8").splitlines()) < 66, step
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 60, step
         function = component(step)
         assert function.__doc__ and "code_version" in inspect.signature(function).parameters
 
@@ -101,7 +101,7 @@ def test_components_hand_on_what_they_were_given(
     component("preprocess")(
         data_root="d", target_layout="l", target_path="t", target_part="<hand>", target_table={}, source_layout="l",
         source_path="s", source_parts=[], source_table={}, image_size=64, test_fraction=0.2, validation_fraction=0.2,
-        max_images=0, previous_splits="", ct_window=[], seed=3,
+        max_images=0, on_problem={}, previous_splits="", ct_window=[], seed=3,
         data_version="", code_version="", target_store=target, source_store=source, data_report=page,
     )  # fmt: skip
     assert target.metadata["role"] == "target" and len(target.metadata["digest"]) == 64
@@ -140,8 +140,9 @@ def test_components_hand_on_what_they_were_given(
     config = {"name": "n", "target_layout": "l", "target_path": "t", "target_part": "p", "source_layout": "l"}
     config |= {"source_path": "s", "seed": "3", "learning_rate": "5e-04", "batch_size": "16.0"}  # as KFP hands them on
     component("report")(
-        config=config, backbones=["b"], source_parts=[], target_table={}, source_table={}, source_store=source,
-        explanations=explanations, bundle=bundle, pretrained=[related], html=html, summary=summary, **shared,
+        config=config, backbones=["b"], source_parts=[], target_table={}, source_table={}, on_problem={}, ct_window=[],
+        source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
+        html=html, summary=summary, **shared,
     )  # fmt: skip
     assert library == ["preprocess", "pretrain"] + ["finetune", "extract", "fuse", "classify"] * 3 + [
         "evaluate", "explain", "register", "report"

@@ -50,6 +50,7 @@ def test_fracatlas_folder_is_the_truth_and_the_table_gives_parts(fracatlas: Path
         "FracAtlas/images/Non_fractured/nopart.jpg": "dataset.csv names no body part",
     }
     assert any("contradicts the folder" in note and "b.jpg" in note for note in read.notes)
+    assert read.conflicts == {"FracAtlas/images/Fractured/b.jpg"}
     assert read.parts == ["hand", "leg", "shoulder"]
 
 

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from radtransfer import datasets
+from radtransfer.preprocess.data_report import DataReport
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
 
@@ -91,6 +92,20 @@ def test_fracatlas_hand_stores(hand: tuple[Store, Store]) -> None:
     assert flags["truncated"] == 17 and flags["exif_rotated"] == 20
     assert not source.manifest["body_part"].str.contains("hand").any()
     assert not set(source.manifest["sha256"]) & set(target.manifest["sha256"])
+
+
+def test_the_data_report_of_fracatlas_lists_what_is_known_of_it(hand: tuple[Store, Store]) -> None:
+    report = DataReport.of(*(store.artifact.path for store in hand))
+    for store in report.stores:
+        assert store["files_found"] == store["images"] + sum(store["left_out"].values())
+    (conflict,) = report.of_problem("label_conflict")
+    assert conflict.file == "FracAtlas/images/Fractured/IMG0003298.jpg" and conflict.label == "fractured"
+    truncated = Counter(one.outcome for one in report.of_problem("truncated"))
+    assert truncated == {"kept": 17, "left out": 27}
+    assert len(report.of_problem("exif_rotated")) == 20 and len(report.of_problem("leak")) == 3
+    assert not report.of_problem("unreadable") and not report.of_problem("colour")
+    page = report.html()
+    assert all(one.file in page for one in report.findings)
 
 
 def test_fracatlas_known_duplicates_are_together(hand: tuple[Store, Store]) -> None:

@@ -149,6 +149,7 @@ def test_a_row_that_does_not_fit_is_rejected_with_its_reason(base: Path, cells: 
     assert len(dataset.records) == 4
     ((file, said),) = dataset.rejected
     assert file == "own/odd.png" and said.startswith("labels.csv, row 2: ") and reason in said
+    assert dataset.conflicts == ({file} if "yet there are boxes" in reason else set())
     assert len(said) < 150 and "secret" not in said
 
 
@@ -187,6 +188,12 @@ def test_a_link_inside_the_root_is_followed(base: Path) -> None:
     (base / "link.png").symlink_to(base.parent / "pool.png")
     write(base, changed(path="./link.png"))
     assert "own/link.png" in {record.file for record in read(base).records}
+
+
+def test_an_image_with_two_labels_is_a_conflict(base: Path) -> None:
+    write(base, [*ROWS, [ROWS[0][0], "normal", *ROWS[0][2:6], "", ""], ROWS[1]])
+    dataset = read(base)
+    assert len(dataset.rejected) == 2 and dataset.conflicts == {f"own/{ROWS[0][0]}"}
 
 
 def test_images_of_no_row_and_of_several_are_listed(base: Path) -> None:

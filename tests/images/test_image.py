@@ -119,6 +119,7 @@ def test_kfp_runs_a_component_in_it(image: str, folder: Path) -> None:
         "max_images": 0,
         "previous_splits": "",
         "ct_window": [],
+        "on_problem": {"colour": "skip"},
         "seed": 0,
         "data_version": "1",
         "code_version": code_version(),

@@ -47,7 +47,7 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     assert "No source is better than another." in stdout
     assert "selected by validation: imagenet/fused/seed0, AUROC 0.800 (0.700 to 0.900)" in stdout
     assert "stated budget 3 minutes" in stderr and "32/32 report" in stderr
-    top = {"report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
+    top = {"report.html", "data_report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
     assert {p.name for p in out.iterdir()} == top | {"evaluation", "explanations", "bundle", "logs", "pretrained"}
     assert sorted(p.name for p in (out / "pretrained").iterdir()) == list(BACKBONES)
 
@@ -64,16 +64,18 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
 
 
 @pytest.mark.slow
-def test_columns_of_a_table_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
+def test_mappings_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
     """kfp.local hands a mapping on whole, and only outside of other mappings; quotes and numbers stay as they are."""
     table = {"table": "labels.csv", "file": "path", "label": 'say "what"', "positive": ["1", "it's"], "negative": ["0"]}
     rows = ['path,"say ""what"""', "normal/a.png,0", "abnormal/b.png,1"]
     (fake_run.data_root / "T" / "labels.csv").write_text("\n".join(rows))
     layout = ["--set", "target_layout=table", "--set", f"target_table={json.dumps(table)}"]
-    code, _, stderr = fake_run(*layout, "--set", "backbones=[b1]")
+    policies = ["--set", "on_problem={truncated: fail, colour: skip}"]
+    code, _, stderr = fake_run(*layout, *policies, "--set", "backbones=[b1]")
     assert code == 0, stderr
-    assert fake_run.calls[0] == f"preprocess {sorted(table.items())}"
-    assert fake_run.calls[-1] == f"report 3 1 ['b1'] 7 0.0005 {sorted(table.items())}"
+    mappings = f"{sorted(table.items())} [('colour', 'skip'), ('truncated', 'fail')]"
+    assert fake_run.calls[0] == f"preprocess {mappings}"
+    assert fake_run.calls[-1] == f"report 3 1 ['b1'] 7 0.0005 {mappings}"
 
 
 @pytest.mark.slow
@@ -167,6 +169,8 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
         (["--set", "target_path=../T"], "T"),
         (["--set", "target_layout=table"], "T: the layout 'table' needs to know the columns; set target_table"),
         (["--set", "target_table={file: path}"], "target_table: table: Field required"),
+        (["--set", "on_problem={truncate: fail}"], "on_problem: unknown problem 'truncate'; did you mean truncated"),
+        (["--set", "on_problem={empty: repair}"], "on_problem: empty: 'repair' is no policy for it; known: fail, skip"),
         (["--set", "source_path=nowhere"], "nowhere"),
         (["--set", "target_part=U"], "target part 'U' is not in T"),
         (["--set", "source_parts=[U]"], "source part 'U' is not to be had from S"),

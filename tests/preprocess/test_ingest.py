@@ -11,7 +11,7 @@ from PIL import Image
 
 from radtransfer.preprocess import grouping
 from radtransfer.preprocess.decode import decode, letterbox
-from radtransfer.preprocess.ingest import IMAGES_PER_WORKER, Ingested, Scratch, ingest
+from radtransfer.preprocess.ingest import IMAGES_PER_WORKER, Ingested, Levels, Refused, Scratch, ingest
 
 
 def scratch(folder: Path, name: str) -> tuple[Scratch, Scratch]:
@@ -42,25 +42,34 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.M
     paths[3].write_bytes(b"not an image")
     paths[700].unlink()
 
-    results: list[list[Ingested | str]] = []
+    results: list[list[Ingested | Refused]] = []
     for workers in (1, 2):
         monkeypatch.setattr(joblib, "cpu_count", lambda workers=workers: workers)
         results.append(list(ingest(paths, *scratch(tmp_path, str(workers)))))
     for one, other in zip(*results, strict=True):
-        if isinstance(one, str):
+        if isinstance(one, Refused):
             assert one == other
         else:
             assert isinstance(other, Ingested)
-            assert (one.sha256, one.pixel_sha256, one.box, one.flags) == (
+            assert (one.sha256, one.pixel_sha256, one.box, one.flags, one.levels) == (
                 other.sha256,
                 other.pixel_sha256,
                 other.box,
                 other.flags,
+                other.levels,
             )
             np.testing.assert_array_equal(one.descriptor, other.descriptor)
-    assert [i for i, result in enumerate(results[0]) if isinstance(result, str)] == [3, 700]
-    assert results[0][700] == "no such file"
+    assert [i for i, result in enumerate(results[0]) if isinstance(result, Refused)] == [3, 700]
+    assert results[0][700] == Refused("unreadable", "no such file")
     for one, other in zip(scratch(tmp_path, "1"), scratch(tmp_path, "2"), strict=True):
         assert one.path.read_bytes() == other.path.read_bytes()
     square, _ = letterbox(decode(paths[-1]).pixels, 32)
     np.testing.assert_array_equal(scratch(tmp_path, "2")[0][count - 1], square)
+
+
+def test_grey_levels_are_those_of_the_pixels() -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.clip(rng.normal(90, 90, (37, 53)), 0, 255).astype(np.uint8)
+    levels = Levels.of(pixels)
+    assert levels == pytest.approx((pixels.mean(), pixels.std(), (pixels == 0).mean(), (pixels == 255).mean()))
+    assert levels.black > 0.1 and levels.saturated > 0.01

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
@@ -142,6 +142,7 @@ def test_duplicates_stay_together_and_out_of_the_source(tmp_path: Path) -> None:
         assert source.content["rejected"] == [
             {
                 "file": "cf/knee/normal/9900.png",
+                "problem": "leak",
                 "reason": "duplicate or near duplicate of the target image cf/hand/normal/1000.png",
             }
         ]
@@ -165,6 +166,101 @@ def test_what_cannot_be_decoded_is_listed_and_counted(tmp_path: Path) -> None:
     assert source.content["rejected"] == [] and source.content["files_found"] == 24
     table = pd.read_csv(tmp_path / "out" / "target" / "rejected.csv")
     assert dict(zip(table["file"], table["reason"], strict=True)) == reasons
+    assert table["problem"].tolist() == ["unreadable", "constant", "unplaced"]
+
+
+@pytest.fixture(scope="module")
+def trouble(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with a file for each problem that there can be in them (no label conflict)."""
+    root = tmp_path_factory.mktemp("trouble")
+    place = folders(root, 24)
+    normal = place / "hand" / "normal"
+    (normal / "text.png").write_text("no image")
+    (normal / "nothing.png").touch()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(normal / "black.png")
+    (place / "stray.jpg").write_bytes(b"x")
+    shutil.copy(normal / "1000.png", place / "hand" / "abnormal" / "9000.png")  # the same with the other label
+    shutil.copy(normal / "1100.png", place / "knee" / "normal" / "9100.png")  # a target image in the source
+    colourful = np.array(Image.open(draw(normal / "9200.png", 300)).convert("RGB"))
+    colourful[:40, :, 0] = 255
+    Image.fromarray(colourful).save(normal / "9200.png")
+    whole = Image.open(draw(root / "drawn.png", 301))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    whole.save(normal / "9300.jpg", exif=exif)
+    whole = Image.open(draw(root / "drawn.png", 302))
+    whole.save(normal / "9400.jpg")
+    (normal / "9400.jpg").write_bytes((normal / "9400.jpg").read_bytes()[:-16])
+    return root
+
+
+PROBLEM_OF = {
+    "cf/hand/normal/text.png": "unreadable",
+    "cf/hand/normal/nothing.png": "empty",
+    "cf/hand/normal/black.png": "constant",
+    "cf/stray.jpg": "unplaced",
+    "cf/knee/normal/9100.png": "leak",
+}
+FLAGS_OF = {
+    "cf/hand/normal/1000.png": ["unlike_duplicate"],
+    "cf/hand/abnormal/9000.png": ["unlike_duplicate"],
+    "cf/hand/normal/9200.png": ["colour"],
+    "cf/hand/normal/9300.jpg": ["exif_rotated"],
+    "cf/hand/normal/9400.jpg": ["truncated"],
+}
+
+
+def balanced(*stores: Store) -> None:
+    for store in stores:
+        assert store.content["files_found"] == len(store.manifest) + len(store.content["rejected"])
+
+
+def test_every_problem_is_repaired_or_listed_by_its_name(trouble: Path, tmp_path: Path) -> None:
+    stores = run(trouble, tmp_path / "out", **CF)
+    balanced(*stores)
+    rejected = {one["file"]: one["problem"] for store in stores for one in store.content["rejected"]}
+    assert rejected == PROBLEM_OF
+    table = stores[0].manifest.set_index("image_id")
+    assert {name: list(flags) for name, flags in table["flags"].items() if len(flags)} == FLAGS_OF
+    assert table.loc[["cf/hand/normal/1000.png", "cf/hand/abnormal/9000.png"], "split"].nunique() == 1
+    levels = stores[0].content["grey_levels"]
+    assert set(levels) == {"normal", "abnormal"}
+    for figures in levels.values():
+        assert all(0 <= low <= middle <= high <= 255 for low, middle, high in figures.values())
+
+
+def test_what_is_to_be_skipped_is_left_out_and_listed(trouble: Path, tmp_path: Path) -> None:
+    skipped = dict.fromkeys(("truncated", "exif_rotated", "colour", "unlike_duplicate"), "skip")
+    stores = run(trouble, tmp_path / "out", **CF, on_problem=skipped)
+    balanced(*stores)
+    rejected = {one["file"]: one["problem"] for store in stores for one in store.content["rejected"]}
+    assert rejected == PROBLEM_OF | {file: flags[0] for file, flags in FLAGS_OF.items()}
+    assert not any(len(flags) for flags in stores[0].manifest["flags"])
+
+
+@pytest.mark.parametrize(
+    ("problem", "files"),
+    [
+        *((problem, [file]) for file, problem in PROBLEM_OF.items()),
+        ("unlike_duplicate", ["cf/hand/abnormal/9000.png", "cf/hand/normal/1000.png"]),
+        *((flags[0], [file]) for file, flags in list(FLAGS_OF.items())[2:]),
+    ],
+)
+def test_a_policy_of_fail_stops_before_anything_is_written(
+    trouble: Path, tmp_path: Path, problem: str, files: list[str]
+) -> None:
+    with pytest.raises(RadtransferError, match=rf"{len(files)} files? with the problem '{problem}'") as stopped:
+        run(trouble, tmp_path / "out", **CF, on_problem={problem: "fail"})
+    assert ", ".join(files) in str(stopped.value) and str(trouble) not in str(stopped.value)
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_an_error_names_the_first_files_only(tmp_path: Path) -> None:
+    place = folders(tmp_path, 24)
+    for number in range(7):
+        (place / "hand" / "normal" / f"n{number}.png").touch()
+    with pytest.raises(RadtransferError, match=r"7 files .*n4\.png and 2 more; put them right or remove them"):
+        run(tmp_path, tmp_path / "out", **CF, on_problem={"empty": "fail"})
 
 
 def mura(root: Path) -> None:
@@ -396,6 +492,16 @@ def test_a_table_with_patients_and_an_official_split(tmp_path: Path, monkeypatch
     assert made and not any(b"secret" in path.read_bytes().lower() for path in made)
     listed = (tmp_path / "out" / "target" / "rejected.csv").read_text() + table.to_csv()
     assert "hand/" not in listed and not re.search(r"\b000\d\d\b", listed)
+    with pytest.raises(RadtransferError, match="2 files with the problem 'unplaced'") as stopped:
+        run(
+            tmp_path,
+            tmp_path / "no",
+            **OWN,
+            target_table=columns,
+            source_table=columns,
+            on_problem={"unplaced": "fail"},
+        )
+    assert named("own/hand/forgotten.png") in str(stopped.value) and "forgotten" not in str(stopped.value)
     settings = target.artifact.made["settings"]
     assert settings["target"]["table"] == columns and settings["source"]["table"] == columns
     again, _ = run(tmp_path, tmp_path / "again", **OWN, target_table=columns, source_table=columns)

@@ -12,6 +12,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store
 from radtransfer.preprocess.split import SPLITS, Splits
 from radtransfer.preprocess.store import Store
+from radtransfer.problems import Rejected
 
 
 def row(i: int, **other: Any) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def row(i: int, **other: Any) -> dict[str, Any]:
 
 def made(path: Path, rows: list[dict[str, Any]], rejected: int = 1, found: int | None = None, size: int = 8) -> Path:
     images = (np.full((size, size), i % 256, dtype=np.uint8) for i in range(len(rows)))
-    turned_away = [(f"d/bad{i}.png", "empty, file") for i in range(rejected)]
+    turned_away = [Rejected(f"d/bad{i}.png", "empty", "no, bytes") for i in range(rejected)]
     with artifacts.writing(path, "image-store", step="preprocess", settings={}) as (folder, content):
         content["images"] = len(rows)
         store.write(folder, rows, images, size, turned_away, len(rows) + rejected if found is None else found)
@@ -57,7 +58,7 @@ def test_a_store_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert opened.rows("validation").tolist() == [1, 4, 7]
     with pytest.raises(ValueError, match="unknown split 'valid'"):
         opened.rows("valid")
-    assert (tmp_path / "s" / "rejected.csv").read_text() == 'file,reason\nd/bad0.png,"empty, file"\n'
+    assert (tmp_path / "s" / "rejected.csv").read_text() == 'file,problem,reason\nd/bad0.png,empty,"no, bytes"\n'
 
 
 def test_a_group_in_two_splits_is_neither_written_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

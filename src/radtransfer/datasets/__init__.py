@@ -8,8 +8,8 @@ from typing import Any
 
 from radtransfer.datasets import class_folders, fracatlas, grazpedwri, iqothnccd, mura, phantoms
 from radtransfer.datasets import table as own_table
-from radtransfer.datasets.records import Dataset, Folder, Record, near
-from radtransfer.errors import RadtransferError
+from radtransfer.datasets.records import Dataset, Folder, Record
+from radtransfer.errors import RadtransferError, near
 
 LAYOUTS: dict[str, Callable[[Folder, str | None], Dataset]] = {
     "class_folders": class_folders.read,

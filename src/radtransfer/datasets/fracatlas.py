@@ -34,13 +34,22 @@ def read(folder: Folder, part: str | None) -> Dataset:
                 rejected.append((file, "not in dataset.csv" if row is None else "dataset.csv names no body part"))
                 continue
             if row["fractured"] != str(label):
-                conflicts.append(path.name)
+                conflicts.append(file)
             flags = tuple(flag for flag in FLAGS if row[flag] == "1")
             annotation = folder.path / "Annotations" / "YOLO" / f"{path.stem}.txt"
             boxes = yolo_boxes(annotation) if label and annotation.is_file() else ()
             records.append(Record(file, label, parts, boxes=boxes, flags=flags))
     notes = ["no patient ids: split by duplicates and near duplicates, not by patient"]
     if conflicts:
-        notes.append(f"dataset.csv contradicts the folder, which was followed: {', '.join(sorted(conflicts))}")
+        names = sorted(file.rpartition("/")[2] for file in conflicts)
+        notes.append(f"dataset.csv contradicts the folder, which was followed: {', '.join(names)}")
     records.sort(key=lambda record: record.file)
-    return Dataset("fracatlas", folder.path.name, ("non_fractured", "fractured"), records, rejected, notes)
+    return Dataset(
+        "fracatlas",
+        folder.path.name,
+        ("non_fractured", "fractured"),
+        records,
+        rejected,
+        notes,
+        conflicts=frozenset(conflicts),
+    )

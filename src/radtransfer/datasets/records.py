@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class Dataset:
         slices: whether neighbouring slices of one scan may be there, which look alike without being duplicates.
         synthetic: whether the images are made up.
         called: what artifacts call a file, by its path: the path, unless that may hold the id of a patient or study.
+        conflicts: files, placed or not, to which the data set gives two labels.
     """
 
     layout: str
@@ -65,6 +66,7 @@ class Dataset:
     slices: bool = False
     synthetic: bool = False
     called: Callable[[str], str] = str
+    conflicts: frozenset[str] = frozenset()
 
     @property
     def files(self) -> list[str]:
@@ -136,10 +138,3 @@ class Folder:
                 f"{path}: missing; a {layout} data set holds it. Get the data set again or choose another layout"
             )
         return path
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: its near matches, else all that are known."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"

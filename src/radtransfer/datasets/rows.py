@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radtransfer.datasets.records import near
-from radtransfer.errors import RadtransferError
+from radtransfer.errors import RadtransferError, near
 
 MAX_BYTES = 200_000_000
 MAX_ROWS = 1_000_000

@@ -27,9 +27,9 @@ from typing import Any
 
 from radtransfer.config import TableColumns
 from radtransfer.datasets.pseudonym import Pseudonyms
-from radtransfer.datasets.records import IMAGE_SUFFIXES, Box, Dataset, Folder, Record, near
+from radtransfer.datasets.records import IMAGE_SUFFIXES, Box, Dataset, Folder, Record
 from radtransfer.datasets.rows import SUFFIXES, Row, read_rows
-from radtransfer.errors import RadtransferError
+from radtransfer.errors import RadtransferError, near
 
 COLUMNS = ("file", "label", "body_part", "patient", "study", "split", "boxes")
 OFFICIAL = {"train": "train", "validation": "train", "valid": "train", "val": "train", "test": "test"}
@@ -39,6 +39,10 @@ _NUMBER = re.compile(r"\d+\.0+|\d(\.\d+)?[eE]\+\d+")
 
 class _UnfitError(Exception):
     """A row that cannot be used, and why."""
+
+
+class _ConflictError(_UnfitError):
+    """A row that says two things of its label."""
 
 
 def read(folder: Folder, part: str | None, mapping: Mapping[str, Any] | None = None) -> Dataset:
@@ -83,6 +87,7 @@ class _Reading:
             self.pseudonyms = Pseudonyms.from_environment(f"{folder.path.name}, layout table")
         self.named: dict[str, list[tuple[str, Record | str]]] = defaultdict(list)
         self.rejected: list[tuple[str, str]] = []
+        self.conflicts: set[str] = set()
         self.seen: dict[str, Counter[str]] = defaultdict(Counter)
         self.ids: dict[str, Counter[bool]] = defaultdict(Counter)
 
@@ -103,6 +108,8 @@ class _Reading:
             outcome = self._record(file, cells)
         except _UnfitError as unfit:
             outcome = str(unfit)
+            if isinstance(unfit, _ConflictError):
+                self.conflicts.add(self.folder.file(self.there[file]))
         self.named[file].append((row.name, outcome))
 
     def dataset(self) -> Dataset:
@@ -116,6 +123,8 @@ class _Reading:
             if len(outcomes) > 1:
                 rows = ", ".join(row for row, _ in outcomes[:5])
                 rejected.append((name, f"{table} names it {len(outcomes)} times ({rows}); give each image one row"))
+                if len({record.label for _, record in outcomes if isinstance(record, Record)}) > 1:
+                    self.conflicts.add(name)
             elif isinstance(outcome, str):
                 rejected.append((name, f"{table}, {row}: {outcome}"))
             else:
@@ -128,8 +137,8 @@ class _Reading:
         notes = self._notes(len(unnamed) - len(images))
         name = self.folder.path.name
         return Dataset(
-            "table", name, self.classes, records, rejected, notes,
-            modality=self.modality, slices=self.modality == "CT", called=self._called,
+            "table", name, self.classes, records, rejected, notes, modality=self.modality,
+            slices=self.modality == "CT", called=self._called, conflicts=frozenset(self.conflicts),
         )  # fmt: skip
 
     def _file(self, text: str) -> str:
@@ -157,7 +166,7 @@ class _Reading:
             raise _UnfitError(f"split {_short(cells['split'])} is none of train, validation and test")
         boxes = _boxes(cells.get("boxes", ""))
         if boxes and not label:
-            raise _UnfitError("the label is negative, and yet there are boxes")
+            raise _ConflictError("the label is negative, and yet there are boxes")
         patient, study = self._pseudonyms(cells.get("patient", ""), cells.get("study", ""))
         return Record(
             self.folder.file(self.there[file]),

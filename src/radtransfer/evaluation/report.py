@@ -7,18 +7,16 @@ from data sets (file names, class names, notes) is untrusted and escaped.
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 
-import jinja2
-
+from radtransfer import pages
 from radtransfer.config import RunConfig
 from radtransfer.evaluation import charts
 from radtransfer.evaluation import report_figures as figures
 from radtransfer.evaluation import report_text as text
 from radtransfer.evaluation.charts import Axis, number
 from radtransfer.evaluation.report_run import Run, open_run
+from radtransfer.pages import plain
 
 
 def report(
@@ -53,24 +51,17 @@ def report(
     """
     run = open_run(config, target_store, source_store, evaluation, explanations, bundle, models, pretrained)
     html, summary = render(run), markdown(run)
-    _write(Path(html_out), html)
-    _write(Path(markdown_out), summary)
+    pages.write(Path(html_out), html)
+    pages.write(Path(markdown_out), summary)
 
 
 def render(run: Run) -> str:
     """The HTML page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("radtransfer.evaluation", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment()
     environment.filters |= {
         "number": number,
         "difference": text.difference,
         "p_value": lambda row, name: text.p_value(row, name, run.bootstrap),
-        "whole": text.whole,
         "duration": text.duration,
         "features_name": text.features_name,
         "classifier_name": text.classifier_name,
@@ -87,7 +78,7 @@ def render(run: Run) -> str:
             chosen.setdefault(row_id, []).append(what)
     card = run.bundle.path / "MODEL_CARD.md"
     curve = run.curves[run.selected["id"]]
-    return environment.get_template("report.html").render(
+    return environment.get_template("evaluation/report.html").render(
         run=run,
         charts=charts,
         text=text,
@@ -115,14 +106,14 @@ def render(run: Run) -> str:
 def markdown(run: Run) -> str:
     """The summary for the KFP UI: the answer, the comparison, the selected model, the warnings."""
     test, content = run.metrics["test"], run.evaluation.content
-    lines = [f"# {_plain(run.config['name'])}: {_plain(run.metrics['target'])}", ""]
+    lines = [f"# {plain(run.config['name'])}: {plain(run.metrics['target'])}", ""]
     if run.synthetic:
         lines += [f"> **{text.SYNTHETIC}.**", ""]
     lines += [
-        f"**{_plain(content['answer']['text'])}**",
+        f"**{plain(content['answer']['text'])}**",
         "",
         f"Test set: {test['images']} images in {test['groups']} groups, {test['positives']} "
-        f"{_plain(run.metrics['positive_class'])}. Intervals are 95 %.",
+        f"{plain(run.metrics['positive_class'])}. Intervals are 95 %.",
         "",
         "| TL source | fused choice | AUROC | best single network | AUROC |",
         "|---|---|---|---|---|",
@@ -130,34 +121,18 @@ def markdown(run: Run) -> str:
     for source in run.sources:
         fused, single = run.choice(source, "fused"), run.choice(source, "single")
         lines.append(
-            f"| {text.SOURCE_NAMES[source]} | {_plain(text.classifier_name(fused))} | {text.estimate(fused['auroc'])} "
-            f"| {_plain(text.features_name(single))} | {text.estimate(single['auroc'])} |"
+            f"| {text.SOURCE_NAMES[source]} | {plain(text.classifier_name(fused))} | {text.estimate(fused['auroc'])} "
+            f"| {plain(text.features_name(single))} | {text.estimate(single['auroc'])} |"
         )
     lines += ["", "| Difference | metric | value | Holm-adjusted p | verdict |", "|---|---|---|---|---|"]
     for row in run.metrics["comparisons"]:
         p = text.p_value(row, "adjusted_p", run.bootstrap)
         lines.append(
-            f"| {_plain(text.contrast(run, row))} | {text.METRIC_NAMES.get(row['metric'], _plain(row['metric']))} "
+            f"| {plain(text.contrast(run, row))} | {text.METRIC_NAMES.get(row['metric'], plain(row['metric']))} "
             f"| {text.difference(row)} | {p} | {text.verdict(row)} |"
         )
-    lines += ["", f"**Selected** (on the validation split): {_plain(text.model_name(run.selected))}.", ""]
+    lines += ["", f"**Selected** (on the validation split): {plain(text.model_name(run.selected))}.", ""]
     lines += [f"- {name} {text.estimate(run.selected[metric])}" for metric, name in text.METRIC_NAMES.items()]
     if content["warnings"]:
-        lines += ["", "**Warnings**", "", *(f"- {_plain(warning)}" for warning in content["warnings"])]
+        lines += ["", "**Warnings**", "", *(f"- {plain(warning)}" for warning in content["warnings"])]
     return "\n".join([*lines, "", f"{text.RESEARCH_USE} Details: the HTML report.", ""])
-
-
-def _plain(value: object) -> str:
-    """Text that Markdown shows as it is: no markup, no table cell's end, one line."""
-    flat = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", flat)
-
-
-def _write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        staging.write_text(content, encoding="utf-8")
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)

@@ -79,11 +79,6 @@ def verdict(row: Row) -> str:
     return "shown" if shown(row) else "not shown"
 
 
-def whole(value: float) -> str:
-    """A whole number with thin spaces between thousands."""
-    return f"{value:,.0f}".replace(",", "\u202f")
-
-
 def duration(seconds: float) -> str:
     """Wall time in the unit that suits it."""
     if seconds < 100:

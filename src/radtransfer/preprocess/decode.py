@@ -46,6 +46,18 @@ _UPRIGHT = {
 }
 
 
+class ImageError(RadtransferError):
+    """An image file that cannot be used.
+
+    Attributes:
+        problem: what is wrong with it, one of :data:`radtransfer.problems.PROBLEMS`.
+    """
+
+    def __init__(self, message: str, problem: str = "unreadable") -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
 @dataclass(frozen=True)
 class Window:
     """What of a CT scan is shown, in Hounsfield units: ``width`` units around ``centre`` fill black to white.
@@ -161,8 +173,8 @@ def decode(path: Path, window: Window | None = None) -> Decoded:
         window: for DICOM files of modality CT, and for those alone; None: the window that the file names.
 
     Raises:
-        RadtransferError: missing, of no known format, too large, damaged, or one grey value all over. The message
-            names the file and holds nothing of a DICOM file's tags.
+        ImageError: missing, of no known format, too large, damaged, or one grey value all over. The message names the
+            file and holds nothing of a DICOM file's tags.
     """
     path = Path(path)
     return decode_bytes(read_bytes(path), path, window)
@@ -172,29 +184,29 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        RadtransferError: missing, not readable, or larger than any image would be.
+        ImageError: missing, not readable, or larger than any image would be.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise RadtransferError(f"{path}: {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
+            raise ImageError(f"{path}: {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
         return path.read_bytes()
     except FileNotFoundError:
-        raise RadtransferError(f"{path}: no such file") from None
+        raise ImageError(f"{path}: no such file") from None
     except OSError as error:
-        raise RadtransferError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def decode_bytes(data: bytes, path: Path, window: Window | None = None) -> Decoded:
     """As :func:`decode`, of bytes already read; ``path`` only names the file in errors."""
     if not data:
-        raise RadtransferError(f"{path}: empty file")
+        raise ImageError(f"{path}: empty file", "empty")
     if data[128:132] == b"DICM":
         with _pydicom_silent():
             decoded = _decode_dicom(data, path, window)
     else:
         decoded = _decode_picture(data, path)
     if decoded.pixels.min() == decoded.pixels.max():
-        raise RadtransferError(f"{path}: every pixel is {decoded.pixels.flat[0]}; not an image of anything")
+        raise ImageError(f"{path}: every pixel is {decoded.pixels.flat[0]}; not an image of anything", "constant")
     return decoded
 
 
@@ -204,8 +216,10 @@ def _decode_picture(data: bytes, path: Path) -> Decoded:
     try:
         image.load()
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more on damaged files
-        if image.format != "JPEG" or "truncated" not in str(error):
-            raise RadtransferError(f"{path}: damaged image ({error}); get this file again or remove it") from None
+        cut = "truncated" in str(error)
+        if image.format != "JPEG" or not cut:
+            problem = "truncated" if cut else "unreadable"
+            raise ImageError(f"{path}: damaged image ({error}); get this file again or remove it", problem) from None
         image = _repaired(data, path, progressive=bool(image.info.get("progressive")))
         flags.append("truncated")
     turn = _turn(image)
@@ -237,16 +251,16 @@ def _opened(data: bytes, path: Path) -> ImageFile.ImageFile:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
     except Image.DecompressionBombError:
-        raise RadtransferError(f"{path}: too large; at most {MAX_PIXELS} pixels are decoded") from None
+        raise ImageError(f"{path}: too large; at most {MAX_PIXELS} pixels are decoded") from None
     except Exception:
-        raise RadtransferError(f"{path}: not a PNG, JPEG or DICOM file, or its header is damaged") from None
+        raise ImageError(f"{path}: not a PNG, JPEG or DICOM file, or its header is damaged") from None
     _bounded(image.width * image.height, path)
     return image
 
 
 def _bounded(pixels: int, path: Path) -> None:
     if not 0 < pixels <= MAX_PIXELS:
-        raise RadtransferError(f"{path}: {pixels} pixels; between 1 and {MAX_PIXELS} are decoded")
+        raise ImageError(f"{path}: {pixels} pixels; between 1 and {MAX_PIXELS} are decoded")
 
 
 def _coloured(image: Image.Image) -> bool:
@@ -263,17 +277,18 @@ def _repaired(data: bytes, path: Path, *, progressive: bool) -> ImageFile.ImageF
     file does not hold. A progressive file lacks detail everywhere, so it is not repaired.
     """
     if progressive:
-        raise RadtransferError(f"{path}: truncated progressive JPEG; get this file again or remove it")
+        raise ImageError(f"{path}: truncated progressive JPEG; get this file again or remove it", "truncated")
     body = data.rstrip(b"\xff")
     ended, filled = (_opened(body + tail + _END_OF_IMAGE, path) for tail in (b"", _FILLER))
     try:
         differs = (np.asarray(ended) != np.asarray(filled)).reshape(ended.height, ended.width, -1).any(axis=2)
     except Exception as error:
-        raise RadtransferError(f"{path}: truncated JPEG, cannot be repaired ({error}); get this file again") from None
+        message = f"{path}: truncated JPEG, cannot be repaired ({error}); get this file again"
+        raise ImageError(message, "truncated") from None
     areas = _lost_areas(differs)
     share = sum((right - left) * (bottom - top) for left, top, right, bottom in areas) / differs.size
     if share > MAX_LOST:
-        raise RadtransferError(f"{path}: truncated JPEG, {share:.0%} of the image is lost; get this file again")
+        raise ImageError(f"{path}: truncated JPEG, {share:.0%} of the image is lost; get this file again", "truncated")
     for area in areas:
         ended.paste(0, area)
     return ended
@@ -354,23 +369,23 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         rows, columns = int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
         packed = len(dataset.get("PixelData", b"")) if dataset.file_meta.TransferSyntaxUID == RLELossless else 0
     except _TooLargeError:
-        raise RadtransferError(f"{path}: DICOM file that inflates to more than {MAX_BYTES} bytes") from None
+        raise ImageError(f"{path}: DICOM file that inflates to more than {MAX_BYTES} bytes") from None
     except Exception as error:
-        raise RadtransferError(f"{path}: damaged DICOM file ({type(error).__name__})") from None
+        raise ImageError(f"{path}: damaged DICOM file ({type(error).__name__})") from None
     if frames != 1:
-        raise RadtransferError(f"{path}: DICOM file with {frames} frames; give single-frame files")
+        raise ImageError(f"{path}: DICOM file with {frames} frames; give single-frame files")
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"):
-        raise RadtransferError(f"{path}: DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2")
+        raise ImageError(f"{path}: DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2")
     if window is not None and dataset.get("Modality") != "CT":
         window = None
     if window is not None and not _in_hounsfield(dataset):
-        raise RadtransferError(
+        raise ImageError(
             f"{path}: CT without rescale slope and intercept to Hounsfield units, so no CT window can be applied; get "
             "the file as the scanner wrote it, or leave ct_window empty"
         )
     _bounded(rows * columns, path)
     if packed > MAX_RLE_BYTES:
-        raise RadtransferError(f"{path}: {packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded")
+        raise ImageError(f"{path}: {packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded")
     try:
         raw = dataset.pixel_array
         if raw.ndim == 3 and raw.dtype == np.uint8:
@@ -380,7 +395,7 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         real = apply_modality_lut(_significant_bits(raw, dataset), dataset)
         pixels = _shown(np.asarray(real, dtype=np.float64), dataset, window)
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on
-        raise RadtransferError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
+        raise ImageError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
     flags = ("dicom",) if window is None else ("dicom", "hounsfield")
     if photometric == "MONOCHROME1":
         return Decoded(255 - pixels, (*flags, "inverted"))

@@ -6,14 +6,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping
-from radtransfer.preprocess.decode import Grey, Letterbox, Window, decode_bytes, letterbox, read_bytes
+from radtransfer.preprocess.decode import Grey, ImageError, Letterbox, Window, decode_bytes, letterbox, read_bytes
 
 IMAGES_PER_WORKER = 500
 """Fewer do not pay for the start of one more process."""
@@ -54,6 +55,41 @@ class Scratch:
         return np.frombuffer(data, dtype=np.uint8).reshape(self.shape)
 
 
+class Levels(NamedTuple):
+    """Grey levels of an image, before it is scaled.
+
+    Attributes:
+        mean, deviation: over its pixels, 0 to 255.
+        black, saturated: shares of its pixels (0 to 1) that are 0 and 255.
+    """
+
+    mean: float
+    deviation: float
+    black: float
+    saturated: float
+
+    @classmethod
+    def of(cls, pixels: Grey) -> Levels:
+        """Those of uint8 pixels [height, width]."""
+        shares = np.array(Image.fromarray(pixels).histogram()) / pixels.size
+        levels = np.arange(len(shares))
+        mean = float(shares @ levels)
+        return cls(mean, float(np.sqrt(shares @ (levels - mean) ** 2)), float(shares[0]), float(shares[-1]))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that cannot be used.
+
+    Attributes:
+        problem: one of :data:`radtransfer.problems.PROBLEMS`.
+        reason: why, in words.
+    """
+
+    problem: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Ingested:
     """What is known of a file that was decoded.
@@ -63,6 +99,7 @@ class Ingested:
         pixel_sha256: digest of its decoded pixels.
         box: where the image lies in its square.
         flags: what was done to decode it, see :class:`~radtransfer.preprocess.decode.Decoded`.
+        levels: its grey levels.
         descriptor: int8 [2304], see :func:`~radtransfer.preprocess.grouping.descriptor`.
     """
 
@@ -70,12 +107,13 @@ class Ingested:
     pixel_sha256: str
     box: Letterbox
     flags: tuple[str, ...]
+    levels: Levels
     descriptor: npt.NDArray[np.int8]
 
 
 def ingest(
     paths: Sequence[Path], squares: Scratch, thumbnails: Scratch, window: Window | None = None
-) -> Iterator[Ingested | str]:
+) -> Iterator[Ingested | Refused]:
     """Decode files; put each one's square and thumbnail at its position.
 
     The processes are as many as this one may use CPUs; the result does not depend on their number. Memory does not grow
@@ -99,15 +137,17 @@ def ingest(
     )
 
 
-def _ingest(path: Path, position: int, squares: Scratch, thumbnails: Scratch, window: Window | None) -> Ingested | str:
+def _ingest(
+    path: Path, position: int, squares: Scratch, thumbnails: Scratch, window: Window | None
+) -> Ingested | Refused:
     try:
         data = read_bytes(path)
         decoded = decode_bytes(data, path, window)
-    except RadtransferError as error:
-        return str(error).removeprefix(f"{path}: ")
+    except ImageError as error:
+        return Refused(error.problem, str(error).removeprefix(f"{path}: "))
     square, box = letterbox(decoded.pixels, squares.shape[0])
     small = grouping.thumbnail(decoded.pixels)
     squares.write(position, square)
     thumbnails.write(position, small)
     digests = hashlib.sha256(data).hexdigest(), grouping.pixel_sha256(decoded.pixels)
-    return Ingested(*digests, box, decoded.flags, grouping.descriptor(small))
+    return Ingested(*digests, box, decoded.flags, Levels.of(decoded.pixels), grouping.descriptor(small))

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from radtransfer.datasets.records import near
 from radtransfer.datasets.rows import read_rows
-from radtransfer.errors import RadtransferError
+from radtransfer.errors import RadtransferError, near
 from radtransfer.preprocess.split import SPLITS
 
 FILE = "splits.csv"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,17 @@ from radtransfer.datasets.records import Dataset, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
 from radtransfer.preprocess.decode import Grey, Letterbox, Window
-from radtransfer.preprocess.ingest import Scratch, ingest
+from radtransfer.preprocess.describe import describe
+from radtransfer.preprocess.ingest import Levels, Refused, Scratch, ingest
 from radtransfer.preprocess.inherit import Inherited
 from radtransfer.preprocess.inherit import write as write_splits
 from radtransfer.preprocess.selection import Asked, Side, select
-from radtransfer.preprocess.split import SPLITS, Splits
+from radtransfer.preprocess.split import Splits
+from radtransfer.problems import PROBLEMS, Policy, Rejected, policies
 from radtransfer.progress import track
+
+_NAMED = 5
+"""Files that an error names."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class _Image:
     pixel_sha256: str
     box: Letterbox
     flags: tuple[str, ...]
+    levels: Levels
 
     @property
     def name(self) -> str:
@@ -65,6 +71,7 @@ def preprocess(
     source_table: Mapping[str, Any] | None = None,
     previous_splits: str = "",
     ct_window: Sequence[float] = (),
+    on_problem: Mapping[str, Any] | None = None,
 ) -> None:
     """Decode, letterbox, group, split and store the images of a target part and of its source.
 
@@ -91,11 +98,13 @@ def preprocess(
             is test if one of them was, and its former training and validation images are left out; else it is train.
             No group with a former test image of the target is in the source.
         ct_window: [centre, width] in Hounsfield units for CT in DICOM files; empty: the window that each file names.
+        on_problem: policies for what may be wrong with files, see :func:`radtransfer.problems.policies`.
 
     Raises:
         RadtransferError: a folder, layout, part or class is missing, a split would lack a class, both stores are to
-            lie in one folder, or ``previous_splits`` cannot be read.
+            lie in one folder, ``previous_splits`` cannot be read, or there is a problem whose policy is ``fail``.
     """
+    chosen = policies(on_problem or {})
     if Path(target_out).absolute() == Path(source_out).absolute():
         raise RadtransferError(f"{target_out}: named for both stores; name a folder for each")
     asked = (
@@ -104,13 +113,15 @@ def preprocess(
     )
     window = Window.of(ct_window)
     inherited = Inherited.read(data_root, previous_splits)
-    target, source = select(data_root, asked[0], target_part, asked[1], list(source_parts))
+    sides = select(data_root, asked[0], target_part, asked[1], list(source_parts))
+    _stop_at(chosen, sides)
     settings = {
         "image_size": image_size,
         "test_fraction": test_fraction,
         "validation_fraction": validation_fraction,
         "max_images": max_images,
         "seed": seed,
+        "on_problem": chosen,
         "target": asdict(asked[0]) | {"part": target_part},
         "source": asdict(asked[1]) | {"parts": list(source_parts)},
         "previous_splits": previous_splits,
@@ -121,40 +132,68 @@ def preprocess(
             side.role: stack.enter_context(
                 artifacts.writing(Path(out), "image-store", step="preprocess", settings=settings)
             )
-            for side, out in ((target, target_out), (source, source_out))
+            for side, out in zip(sides, (target_out, source_out), strict=True)
         }
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folders["target"][0].parent, prefix=".")))
         squares, thumbnails = (
             Scratch(scratch / name, (side, side))
             for name, side in (("squares", image_size), ("thumbnails", grouping.THUMBNAIL))
         )
-        images, descriptors = _decoded(data_root, (target, source), squares, thumbnails, window)
+        images, descriptors = _decoded(data_root, sides, squares, thumbnails, window, chosen)
+        _stop_at(chosen, sides)
         names, pairs = _group_names(images, descriptors, thumbnails)
-        target_files = {
-            names[i]: image.name for i, image in reversed(list(enumerate(images))) if image.role == "target"
-        }
-        written: dict[str, list[dict[str, Any]]] = {}
-        for side in (target, source):
-            mine = [i for i, image in enumerate(images) if image.role == side.role]
-            if side.role == "source":
-                tested = {names[i] for i in mine if "test" in _was(images[i], "target", inherited)}
-                reasons = {i: _shared(names[i], target_files) or _tested(names[i], tested, inherited) for i in mine}
-                mine = _leave_out(mine, images, side, reasons)
-            mine, splits = _split(
-                side, mine, images, names, inherited, test_fraction, validation_fraction, max_images, seed
+        kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
+        splits = {}
+        for side in sides:
+            kept[side.role], splits[side.role] = _split(
+                side, kept[side.role], images, names, inherited, test_fraction, validation_fraction, max_images, seed
             )
-            rows = written[side.role] = [_row(images[i], side, names[i], splits[names[i]]) for i in mine]
-            folder, content = folders[side.role]
-            side.rejected = sorted((side.dataset.called(file), reason) for file, reason in side.rejected)
+        _stop_at(chosen, sides, [images[i] for mine in kept.values() for i in mine])
+        written: dict[str, list[dict[str, Any]]] = {}
+        for side in sides:
+            mine, (folder, content) = kept[side.role], folders[side.role]
+            own = set(mine)
+            rows = written[side.role] = [_row(images[i], side, names[i], splits[side.role][names[i]]) for i in mine]
+            side.rejected = sorted(one._replace(file=side.dataset.called(one.file)) for one in side.rejected)
             store.write(folder, rows, (squares[images[i].place] for i in mine), image_size, side.rejected, side.found)
-            kept = set(mine)
-            inside = sum(1 for i, j in pairs if i in kept and j in kept)
-            content.update(_content(side, rows, image_size, inside), ct_window=list(ct_window))
+            joined = sum(own.issuperset(pair) for pair in pairs)
+            told = describe(side, rows, [images[i].levels for i in mine], image_size, joined)
+            content.update(told, ct_window=list(ct_window))
         write_splits(folders["target"][0], written)
 
 
+def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Iterable[_Image] = ()) -> None:
+    """See that nothing was found so far whose policy is ``fail``.
+
+    Raises:
+        RadtransferError: something was; it names the first files.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for side in sides:
+        for one in side.rejected:
+            found[one.problem].append(side.dataset.called(one.file))
+    for image in kept:
+        for flag in image.flags:
+            found[flag].append(image.name)
+    for problem, policy in chosen.items():
+        files = sorted(found[problem]) if policy == "fail" else []
+        if files:
+            others = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+            instead = " or ".join(PROBLEMS[problem].policies[:-1])
+            raise RadtransferError(
+                f"{len(files)} file{'s' * (len(files) != 1)} with the problem {problem!r} ({PROBLEMS[problem].what}): "
+                f"{', '.join(files[:_NAMED])}{others}; put them right or remove them, or set the policy {instead} in "
+                "on_problem. `radtransfer datasets check` lists all"
+            )
+
+
 def _decoded(
-    data_root: Path, sides: tuple[Side, Side], squares: Scratch, thumbnails: Scratch, window: Window | None
+    data_root: Path,
+    sides: tuple[Side, Side],
+    squares: Scratch,
+    thumbnails: Scratch,
+    window: Window | None,
+    chosen: Mapping[str, Policy],
 ) -> tuple[list[_Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
     images: list[_Image] = []
     descriptors = []
@@ -162,12 +201,18 @@ def _decoded(
     ingested = ingest([Path(data_root) / record.file for _, record in work], squares, thumbnails, window)
     for place, got in enumerate(track(ingested, "preprocess: decode", len(work))):
         side, record = work[place]
-        if isinstance(got, str):
-            side.rejected.append((record.file, got))
+        if isinstance(got, Refused):
+            side.rejected.append(Rejected(record.file, got.problem, got.reason))
+            continue
+        conflict = ("label_conflict",) if record.file in side.dataset.conflicts else ()
+        flags = (*record.flags, *conflict, *got.flags)
+        unwanted = next((flag for flag in flags if chosen.get(flag) == "skip"), None)
+        if unwanted:
+            side.rejected.append(Rejected(record.file, unwanted, PROBLEMS[unwanted].what))
             continue
         descriptors.append(got.descriptor)
-        flags = (*record.flags, *got.flags)
-        images.append(_Image(place, record, side.role, side.dataset, got.sha256, got.pixel_sha256, got.box, flags))
+        digests = got.sha256, got.pixel_sha256
+        images.append(_Image(place, record, side.role, side.dataset, *digests, got.box, flags, got.levels))
     return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
 
 
@@ -229,15 +274,46 @@ def _was(image: _Image, role: str, inherited: Inherited) -> set[str]:
     return inherited.splits(role, image.name, image.sha256)
 
 
-def _tested(group: str, tested: set[str], inherited: Inherited) -> str | None:
-    if group not in tested:
-        return None
-    return f"is, or belongs to, a test image of the target in {inherited.file}"
+def _mark_unlike(images: list[_Image], pairs: list[tuple[int, int]]) -> set[int]:
+    """Flag the images that have a duplicate or near duplicate of the other class; returns their positions."""
+    same: dict[str, int] = {}
+    exact = [(same.setdefault(image.pixel_sha256, i), i) for i, image in enumerate(images)]
+    unlike = {
+        position
+        for i, j in (*pairs, *exact)
+        if images[i].dataset.classes == images[j].dataset.classes and images[i].record.label != images[j].record.label
+        for position in (i, j)
+    }
+    for i in unlike:
+        images[i] = replace(images[i], flags=(*images[i].flags, "unlike_duplicate"))
+    return unlike
 
 
-def _leave_out(positions: list[int], images: list[_Image], side: Side, reasons: Mapping[int, str | None]) -> list[int]:
+def _kept(
+    images: list[_Image],
+    sides: tuple[Side, Side],
+    names: list[str],
+    unlike: set[int],
+    inherited: Inherited,
+    chosen: Mapping[str, Policy],
+) -> dict[str, list[int]]:
+    """Positions of the images of each side, less those that a duplicate or an earlier revision keeps out."""
+    kept = {side.role: [i for i, image in enumerate(images) if image.role == side.role] for side in sides}
+    if chosen["unlike_duplicate"] == "skip":
+        reasons = dict.fromkeys(unlike, PROBLEMS["unlike_duplicate"].what)
+        kept = {side.role: _leave_out(kept[side.role], images, side, "unlike_duplicate", reasons) for side in sides}
+    target_files = {names[i]: images[i].name for i in reversed(kept["target"])}
+    tested = {names[i] for i in kept["source"] if "test" in _was(images[i], "target", inherited)}
+    former = f"is, or belongs to, a test image of the target in {inherited.file}"
+    leaks = {i: _shared(names[i], target_files) or (former if names[i] in tested else None) for i in kept["source"]}
+    return kept | {"source": _leave_out(kept["source"], images, sides[1], "leak", leaks)}
+
+
+def _leave_out(
+    positions: list[int], images: list[_Image], side: Side, problem: str, reasons: Mapping[int, str | None]
+) -> list[int]:
     """Those without a reason to be left out; the others are listed with it."""
-    side.rejected += [(images[i].record.file, reason) for i in positions if (reason := reasons.get(i))]
+    side.rejected += [Rejected(images[i].record.file, problem, why) for i in positions if (why := reasons.get(i))]
     return [i for i in positions if not reasons.get(i)]
 
 
@@ -266,13 +342,12 @@ def _split(
     reasons |= {i: merged for i in positions if names[i] in held and was[i] - {"test"} and i not in official}
     if inherited.file:
         side.notes += _inheritance(inherited, was, before)
-    positions = _leave_out(positions, images, side, reasons)
+    positions = _leave_out(positions, images, side, "leak", reasons)
     if max_images:
         strata = [images[i].record.label + 2 * (i in official) for i in positions]
         kept = split.keep_at_most([names[i] for i in positions], strata, max_images, seed)
-        positions = _leave_out(
-            positions, images, side, {i: "left out by max_images" for i in positions if names[i] not in kept}
-        )
+        capped = {i: "left out by max_images" for i in positions if names[i] not in kept}
+        positions = _leave_out(positions, images, side, "", capped)
     fixed = {group: "train" if "train" in its else "validation" for group, its in before.items() if its}
     fixed |= dict.fromkeys(held, "test")
     fractions = {"train": 1 - validation_fraction, "validation": validation_fraction}
@@ -324,45 +399,4 @@ def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
         "flags": sorted(image.flags),
         "width": width,
         "height": height,
-    }
-
-
-def _content(side: Side, rows: list[dict[str, Any]], size: int, pairs: int) -> dict[str, Any]:
-    dataset = side.dataset
-    splits = [name for name in SPLITS if any(row["split"] == name for row in rows)]
-    groups = Counter(row["group_id"] for row in rows)
-    classes: dict[str, set[int]] = {}
-    for row in rows:
-        classes.setdefault(row["group_id"], set()).add(row["label"])
-    mixed = sum(1 for labels in classes.values() if len(labels) > 1)
-    by_patient = all(row["patient_id"] for row in rows)
-    notes = [*dataset.notes, *side.notes]
-    if not by_patient:
-        largest = max(groups.values())
-        notes.append(f"{pairs} pairs of near duplicates joined; the largest leakage group has {largest} images")
-        if mixed:
-            notes.append(f"{mixed} leakage groups hold images of both classes")
-    counts = Counter((row["split"], row["label_name"]) for row in rows)
-    parts = Counter((row["body_part"], row["label_name"]) for row in rows)
-    return {
-        "name": dataset.name,
-        "layout": dataset.layout,
-        "role": side.role,
-        "part": side.part,
-        "modality": dataset.modality,
-        "images": len(rows),
-        "size": size,
-        "classes": {str(label): name for label, name in enumerate(dataset.classes)},
-        "positive_class": dataset.classes[1],
-        "synthetic": dataset.synthetic,
-        "grouping": "patient" if by_patient else "near_duplicate",
-        "counts": {where: {name: counts[where, name] for name in dataset.classes} for where in splits},
-        "groups": {where: len({row["group_id"] for row in rows if row["split"] == where}) for where in splits},
-        "parts": {
-            part: {name: parts[part, name] for name in dataset.classes} for part in sorted({part for part, _ in parts})
-        },
-        "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
-        "files_found": side.found,
-        "rejected": [{"file": file, "reason": reason} for file, reason in side.rejected],
-        "notes": notes,
     }

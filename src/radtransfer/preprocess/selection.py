@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from radtransfer import datasets
-from radtransfer.datasets.records import Dataset, Record, near
-from radtransfer.errors import RadtransferError
+from radtransfer.datasets.records import Dataset, Record
+from radtransfer.errors import RadtransferError, near
+from radtransfer.problems import Rejected
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Side:
     part: str
     records: list[Record]
     found: int
-    rejected: list[tuple[str, str]]
+    rejected: list[Rejected]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -84,9 +85,9 @@ def select(data_root: Path, target: Asked, part: str, source: Asked, parts: Sequ
     notes = (
         [f"{len(free) - len(theirs)} images of other body parts were not asked for"] if len(theirs) < len(free) else []
     )
-    lost = [] if same else list(others.rejected)
+    lost = [] if same else _rejected(others)
     sides = (
-        Side("target", dataset, part, mine, len(mine) + len(dataset.rejected), list(dataset.rejected)),
+        Side("target", dataset, part, mine, len(mine) + len(dataset.rejected), _rejected(dataset)),
         Side("source", others, "+".join(sorted(wanted)), theirs, len(theirs) + len(lost), lost, notes),
     )
     for side in sides:
@@ -94,3 +95,11 @@ def select(data_root: Path, target: Asked, part: str, source: Asked, parts: Sequ
             if not any(record.label == label for record in side.records):
                 raise RadtransferError(f"{side.title}: class {name!r} has no images; add some or choose another part")
     return sides
+
+
+def _rejected(dataset: Dataset) -> list[Rejected]:
+    """Files that the layout could not place."""
+    return [
+        Rejected(file, "label_conflict" if file in dataset.conflicts else "unplaced", reason)
+        for file, reason in dataset.rejected
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.split import SPLITS, Splits
+from radtransfer.problems import Rejected
 
 if TYPE_CHECKING:  # it loads pydicom, which those who only read a store do not need
     from radtransfer.preprocess.decode import Grey
@@ -100,7 +101,7 @@ def write(
     rows: list[dict[str, Any]],
     images: Iterable[Grey],
     size: int,
-    rejected: list[tuple[str, str]],
+    rejected: Sequence[Rejected],
     files_found: int,
 ) -> None:
     """Write the files of a store into a staging folder; memory does not grow with the number of images.
@@ -110,13 +111,13 @@ def write(
         rows: manifest rows.
         images: the image [size, size] of each row, in turn.
         size: side of the images, px.
-        rejected: (file, reason) of every file left out.
+        rejected: every file left out.
         files_found: number of files that were looked at.
 
     Raises:
         RadtransferError: files got lost, appear twice, or a leakage group lies in two splits.
     """
-    files = Counter([row["image_id"] for row in rows] + [file for file, _ in rejected])
+    files = Counter([row["image_id"] for row in rows] + [one.file for one in rejected])
     twice = [file for file, times in files.items() if times > 1]
     if len(rows) + len(rejected) != files_found or twice:
         raise RadtransferError(
@@ -132,5 +133,5 @@ def write(
             stream.write(image.tobytes())
     with (folder / "rejected.csv").open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("file", "reason"))
+        writer.writerow(Rejected._fields)
         writer.writerows(rejected)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
+from radtransfer.problems import policies
 
 
 def _note(call):
@@ -34,19 +35,45 @@ def _write(out, kind, step, files=(), **content):
             artifacts.write_json(folder / name, value)
 
 
+def _said(table, on_problem):
+    """Those of the mappings that say something."""
+    return "".join(f" {sorted(given.items())}" for given in (table, on_problem) if given)
+
+
+def _store(out, role, part, on_problem):
+    """A store of four images, from which a data report can be made."""
+    import numpy as np
+
+    from radtransfer.preprocess import store
+
+    row = {"body_part": part, "boxes": [], "sha256": "0" * 64, "split": "train", "width": 8, "height": 8}
+    rows = []
+    for number in range(4):
+        name = f"fake/{number}.png"
+        own = {"image_id": name, "source_file": name, "group_id": f"image-{number}", "flags": ["colour"] * number}
+        rows.append(row | own | {"label": number % 2, "label_name": ("normal", "abnormal")[number % 2]})
+    settings = {"on_problem": policies(on_problem)}
+    with artifacts.writing(out, "image-store", step="preprocess", settings=settings) as (folder, said):
+        store.write(folder, rows, [np.zeros((8, 8), np.uint8)] * 4, 8, [], 4)
+        if role == "target":
+            (folder / "splits.csv").touch()
+        two = {"normal": 2, "abnormal": 2}
+        levels = {name: [0.0, 0.5, 1.0] for name in ("mean", "deviation", "black", "saturated")}
+        said.update(role=role, part=part, name="fake", layout="l", modality="X-ray", synthetic=True, images=4, size=8)
+        said.update(classes={"0": "normal", "1": "abnormal"}, positive_class="abnormal", grouping="near_duplicate")
+        said.update(counts={"train": two}, parts={part: two}, groups={"train": 4}, flags={"colour": 3}, notes=[])
+        said.update(grey_levels=dict.fromkeys(two, levels), files_found=4, rejected=[])
+
+
 def _content(path, kind):
     return artifacts.read(path, kind).content
 
 
-def preprocess(*, seed, target_part, source_parts, target_table, source_table, target_out, source_out, **_):
+def preprocess(*, seed, target_part, source_parts, target_table, source_table, on_problem, target_out, source_out, **_):
     assert isinstance(seed, int) and isinstance(source_parts, list) and isinstance(source_table, dict)
-    _note("preprocess" + (f" {sorted(target_table.items())}" if target_table else ""))
-    counts = {"train": {"normal": 3, "abnormal": 2}}
+    _note("preprocess" + _said(target_table, on_problem))
     for role, out in (("target", target_out), ("source", source_out)):
-        files = (("splits.csv", ""),) if role == "target" else ()
-        _write(
-            out, "image-store", "preprocess", files, role=role, part=target_part, name="fake", images=5, counts=counts
-        )
+        _store(out, role, target_part, on_problem)
 
 
 def pretrain(*, source_store, backbone, init, out, **_):
@@ -118,9 +145,8 @@ def register(*, name, models, registry, out, **_):
 
 
 def report(*, config, models, pretrained, html_out, markdown_out, **_):
-    table = sorted(config["target_table"].items())
     said = f"{config['backbones']!r} {config['seed']!r} {config['learning_rate']!r}"
-    _note(f"report {len(models)} {len(pretrained)} {said}" + (f" {table}" if table else ""))
+    _note(f"report {len(models)} {len(pretrained)} {said}" + _said(config["target_table"], config["on_problem"]))
     html_out.write_text("<!doctype html>report", encoding="utf-8")
     markdown_out.write_text("report", encoding="utf-8")
 

@@ -1,0 +1,44 @@
+"""What all pages that we write share: no text from a data set becomes markup, and no file is left half-written."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import jinja2
+
+
+def environment() -> jinja2.Environment:
+    """Templates by their path below this package; they escape what they are given and refuse what they do not know."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("radtransfer", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["whole"] = whole
+    return made
+
+
+def whole(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def plain(value: object) -> str:
+    """Text that Markdown shows as it is: no markup, no table cell's end, one line."""
+    flat = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", flat)
+
+
+def write(path: Path, content: str) -> None:
+    """Write a text file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        staging.write_text(content, encoding="utf-8")
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""Looking at the data sets of a run before it is started."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from pathlib import Path
+
+from radtransfer import artifacts
+from radtransfer.config import RunConfig
+from radtransfer.preprocess.data_report import DataReport
+from radtransfer.preprocess.run import preprocess
+
+_SIDE = 32
+"""Side of the squares that are thrown away, px; nothing in the report depends on it."""
+
+
+def check(config: RunConfig, *, data_root: Path, out: Path) -> DataReport:
+    """Do what ``preprocess`` would do, keep no store, and write ``data_report.html``, ``.md`` and ``problems.csv``.
+
+    A problem whose policy is ``fail`` does not end it; the report says that it stops a run.
+
+    Args:
+        config: the run.
+        data_root: folder of the data sets.
+        out: folder to write; it must not exist or be empty.
+
+    Raises:
+        RadtransferError: a data set cannot be read, or not be split (as of ``preprocess``), or ``out`` holds something.
+    """
+    given = config.model_dump(include=set(inspect.signature(preprocess).parameters)) | {"image_size": _SIDE}
+    given["on_problem"] = {name: policy for name, policy in config.on_problem.items() if policy != "fail"}
+    with artifacts.staged(Path(out)) as folder:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as name:
+            target, source = Path(name) / "target", Path(name) / "source"
+            preprocess(data_root=data_root, target_out=target, source_out=source, **given)
+            report = DataReport.of(target, source, config.on_problem)
+        (folder / "data_report.html").write_text(report.html(), encoding="utf-8")
+        (folder / "data_report.md").write_text(report.markdown(), encoding="utf-8")
+        (folder / "problems.csv").write_text(report.problems_csv(), encoding="utf-8")
+    return report

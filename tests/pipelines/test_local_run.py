@@ -48,7 +48,8 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     assert "selected by validation: imagenet/fused/seed0, AUROC 0.800 (0.700 to 0.900)" in stdout
     assert "stated budget 3 minutes" in stderr and "32/32 report" in stderr
     top = {"report.html", "data_report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
-    assert {p.name for p in out.iterdir()} == top | {"evaluation", "explanations", "bundle", "logs", "pretrained"}
+    top |= {"splits.csv", "evaluation", "explanations", "bundle", "logs", "pretrained"}
+    assert {p.name for p in out.iterdir()} == top
     assert sorted(p.name for p in (out / "pretrained").iterdir()) == list(BACKBONES)
 
     run = json.loads((out / "run.json").read_text())

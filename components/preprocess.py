@@ -38,7 +38,7 @@ def preprocess(
 
         call(
             preprocess,
-            data_root=Path(data_root),
+            data_root=data_root,
             target_layout=target_layout,
             target_path=target_path,
             target_part=target_part,

@@ -195,6 +195,8 @@ def show_stores(target: Any, source: Any, page: Path) -> None:
     stores = {
         role.capitalize(): describe(dataset.metadata, dataset.path, "image-store", role=role) for role, dataset in made
     }
+    for (_, dataset), store in zip(made, stores.values(), strict=True):
+        dataset.metadata.update({f"data_{key}": value for key, value in store.content.get("data", {}).items()})
     page.write_text(data_report(stores), encoding="utf-8")
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from radtransfer import artifacts
+from radtransfer.datasets import published
+from radtransfer.datasets.fetch import located
 from radtransfer.datasets.records import Dataset, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
@@ -44,7 +46,7 @@ class _Image:
 
 def preprocess(
     *,
-    data_root: Path,
+    data_root: str | Path,
     target_layout: str,
     target_path: str,
     target_part: str,
@@ -69,7 +71,7 @@ def preprocess(
     validation. Every file left out is listed with its reason.
 
     Args:
-        data_root: folder of the data sets.
+        data_root: folder of the data sets, or its address, see :func:`radtransfer.datasets.fetch.located`.
         target_layout, target_path, target_part: the target data set and the part of it.
         source_layout, source_path, source_parts: the source data set and its parts; none: all but the target's.
         image_size: side of the stored images, px.
@@ -83,7 +85,7 @@ def preprocess(
 
     Raises:
         RadtransferError: a folder, layout, part or class is missing, a split would lack a class, or both stores are
-            to lie in one folder.
+            to lie in one folder, or the data cannot be fetched.
     """
     if Path(target_out).absolute() == Path(source_out).absolute():
         raise RadtransferError(f"{target_out}: named for both stores; name a folder for each")
@@ -91,17 +93,18 @@ def preprocess(
         Asked(target_layout, target_path, dict(target_table or {})),
         Asked(source_layout, source_path, dict(source_table or {})),
     )
-    target, source = select(data_root, asked[0], target_part, asked[1], list(source_parts))
-    settings = {
-        "image_size": image_size,
-        "test_fraction": test_fraction,
-        "validation_fraction": validation_fraction,
-        "max_images": max_images,
-        "seed": seed,
-        "target": asdict(asked[0]) | {"part": target_part},
-        "source": asdict(asked[1]) | {"parts": list(source_parts)},
-    }
     with ExitStack() as stack:
+        place = stack.enter_context(located(data_root, (target_path, source_path)))
+        target, source = select(place.root, asked[0], target_part, asked[1], list(source_parts))
+        settings = {
+            "image_size": image_size,
+            "test_fraction": test_fraction,
+            "validation_fraction": validation_fraction,
+            "max_images": max_images,
+            "seed": seed,
+            "target": asdict(asked[0]) | {"part": target_part},
+            "source": asdict(asked[1]) | {"parts": list(source_parts)},
+        }
         folders = {
             side.role: stack.enter_context(
                 artifacts.writing(Path(out), "image-store", step="preprocess", settings=settings)
@@ -113,7 +116,7 @@ def preprocess(
             Scratch(scratch / name, (side, side))
             for name, side in (("squares", image_size), ("thumbnails", grouping.THUMBNAIL))
         )
-        images, descriptors = _decoded(data_root, (target, source), squares, thumbnails)
+        images, descriptors = _decoded(place.root, (target, source), squares, thumbnails)
         names, pairs = _group_names(images, descriptors, thumbnails)
         target_files = {
             names[i]: image.name for i, image in reversed(list(enumerate(images))) if image.role == "target"
@@ -130,7 +133,7 @@ def preprocess(
             store.write(folder, rows, (squares[images[i].place] for i in mine), image_size, side.rejected, side.found)
             kept = set(mine)
             inside = sum(1 for i, j in pairs if i in kept and j in kept)
-            content.update(_content(side, rows, image_size, inside))
+            content.update(_content(side, rows, image_size, inside) | {"data": place.data})
 
 
 def _decoded(
@@ -309,4 +312,5 @@ def _content(side: Side, rows: list[dict[str, Any]], size: int, pairs: int) -> d
         "files_found": side.found,
         "rejected": [{"file": file, "reason": reason} for file, reason in side.rejected],
         "notes": notes,
+        **published.terms(dataset.layout),
     }

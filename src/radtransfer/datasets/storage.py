@@ -183,7 +183,13 @@ class Bucket:
 
     def _patiently(self, key: str, call: Callable[[], T]) -> T:
         """Call, and call again while the network or the server is at fault."""
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectionError,
+            HTTPClientError,
+            IncompleteReadError,
+        )
 
         for wait in (*WAITS, None):
             try:
@@ -193,7 +199,7 @@ class Bucket:
                 if status < 500 and status != 429:
                     raise RadtransferError(f"{self._said(key)}: {_refusal(status, error)}") from None
                 failed: Exception = error
-            except (HTTPClientError, IncompleteReadError) as error:
+            except (ConnectionError, HTTPClientError, IncompleteReadError) as error:
                 failed = error
             except BotoCoreError as error:
                 raise RadtransferError(

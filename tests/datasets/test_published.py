@@ -128,7 +128,7 @@ def test_what_is_not_as_listed_is_refused(figshare: Figshare, tmp_path: Path) ->
         (archive({"link": b"/etc/passwd"}, 0o120777), "is encrypted, or no file"),
         (archive({"bomb.png": bytes(10_000_000)}), "expected at most"),
         (archive({"a": b"x", "a/b": b"y"}), "cannot be unpacked"),
-        (archive({"a.png": b"x" * 100})[:-30] + b"PK\x05\x06" + bytes(18), "cannot be unpacked|is no zip"),
+        (archive({"a.png": b"x" * 100})[:-30] + b"PK\x05\x06" + bytes(18), "0 files of 0 bytes"),
     ],
 )
 def test_archives_that_are_not_safe_leave_nothing(

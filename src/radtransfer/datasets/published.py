@@ -212,7 +212,7 @@ def unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as opened:
             entries = [each for each in opened.infolist() if not each.is_dir()]
             total, most = sum(each.file_size for each in entries), MAX_RATIO * archive.stat().st_size
-            if total > most or len(entries) > MAX_ENTRIES:
+            if not entries or total > most or len(entries) > MAX_ENTRIES:
                 raise RadtransferError(
                     f"{archive.name}: {len(entries)} files of {total} bytes, expected at most {MAX_ENTRIES} of {most}"
                 )
@@ -276,8 +276,10 @@ def _append(part: Part, out: IO[bytes]) -> None:
     with _answer(part.url, {"Range": f"bytes={at}-"} if at else {}) as answer:
         if answer.status == 200:  # all of it, whatever was asked for
             at = out.truncate(0)
-        while at < part.size and (block := answer.read(min(BLOCK, part.size - at))):
+        while at < part.size and (block := answer.read1(min(BLOCK, part.size - at))):
             at += out.write(block)
+        if at < part.size:
+            raise urllib3.exceptions.ProtocolError("the answer ended early")
     out.flush()
 
 

@@ -42,7 +42,7 @@ def preprocess(
 
         call(
             preprocess,
-            data_root=Path(data_root), target_out=Path(target_store.path), source_out=Path(source_store.path),
+            data_root=data_root, target_out=Path(target_store.path), source_out=Path(source_store.path),
             target_layout=target_layout, target_path=target_path, target_part=target_part, target_table=target_table,
             source_layout=source_layout, source_path=source_path, source_parts=source_parts, source_table=source_table,
             image_size=image_size, ct_window=ct_window, on_problem=on_problem, max_images=max_images, seed=seed,

@@ -194,7 +194,8 @@ def show_stores(target: Any, source: Any, page: Path) -> None:
     from radtransfer.preprocess.data_report import DataReport
 
     for role, dataset in (("target", target), ("source", source)):
-        describe(dataset.metadata, dataset.path, "image-store", role=role)
+        store = describe(dataset.metadata, dataset.path, "image-store", role=role)
+        dataset.metadata.update({f"data_{key}": value for key, value in store.content.get("data", {}).items()})
     write(page, DataReport.of(Path(target.path), Path(source.path)).html())
 
 

@@ -31,7 +31,12 @@ from radtransfer_pipelines import NOT_PARAMETERS
 from radtransfer_pipelines.resources import DATA_ROOT, Target, settle
 
 SUBMISSION = {
-    "data_root": (str, DATA_ROOT, "folder of the mounted data volume under which the data sets lie"),
+    "data_root": (
+        str,
+        DATA_ROOT,
+        "folder of the mounted data volume under which the data sets lie; or s3://BUCKET/PREFIX, or "
+        "dvc+REPOSITORY@REVISION:PATH of one",
+    ),
     "data_version": (str, "", "version of the data, noted with the run; locally a new value makes preprocess run anew"),
     "code_version": (str, "", "version of the code; a new value makes every task run anew; empty: the image's own"),
     "registry": (str, "", "folder of the model registry, on a cluster under /data; empty: make the bundle only"),

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from radtransfer.artifacts import read_json, write_json
 from radtransfer.config import TL_SOURCES, RunConfig
+from radtransfer.datasets.fetch import Located, located
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
 from radtransfer.provenance import code_version
@@ -35,14 +36,15 @@ SERIAL_TASKS = 11  # preprocess, three times fuse and classify, evaluate, explai
 TASKS_PER_BACKBONE = 7  # finetune and extract for each source, and one pretrain
 
 
-def run_local(config: RunConfig, *, data_root: Path, out: Path, registry: Path | None = None) -> Path:
+def run_local(config: RunConfig, *, data_root: str | Path, out: Path, registry: Path | None = None) -> Path:
     """Run a pipeline under ``kfp.local`` and leave its results in ``out``.
 
     A run that was stopped goes on after its last finished task when it is started again with the same arguments.
 
     Args:
         config: what to run.
-        data_root: folder that holds the data sets, in folders named as published.
+        data_root: folder that holds the data sets, in folders named as published, or its address, see
+            :func:`radtransfer.datasets.fetch.located`.
         out: folder for the results: new, empty, or of an unfinished run of the same configuration, data and code.
         registry: folder of the model registry to enter the model into.
 
@@ -53,9 +55,13 @@ def run_local(config: RunConfig, *, data_root: Path, out: Path, registry: Path |
         RadtransferError: something is amiss with the arguments (found before anything is computed or written), or a
             task failed.
     """
+    with located(data_root, (config.target_path, config.source_path)) as place:
+        return _run(config, place, out.absolute(), registry)
+
+
+def _run(config: RunConfig, place: Located, out: Path, registry: Path | None) -> Path:
     started = time.time()
-    data_root, out = data_root.absolute(), out.absolute()
-    request = _request(config, data_root, registry)
+    request = _request(config, place, registry)
     resumed = outfolder.claim(out, request)
     if config.budget_minutes:
         console.print(f"{config.name}: stated budget {config.budget_minutes:g} minutes on 2 cores")
@@ -78,7 +84,8 @@ def run_local(config: RunConfig, *, data_root: Path, out: Path, registry: Path |
             {
                 "schema": 1,
                 "config": chosen,
-                "data_root": str(data_root),
+                "data_root": place.pinned,
+                "data": place.data,
                 **{key: request["identity"][key] for key in ("data_version", "code_version")},
                 "packages": {name: metadata.version(name) for name in PACKAGES},
                 "python": platform.python_version(),
@@ -149,23 +156,18 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
     return covered
 
 
-def _request(config: RunConfig, data_root: Path, registry: Path | None) -> dict[str, Any]:
+def _request(config: RunConfig, place: Located, registry: Path | None) -> dict[str, Any]:
     """All that a run depends on, after a look at the data sets (no image is opened)."""
     from radtransfer.preprocess.selection import Asked, select
     from radtransfer.training.reuse import find
 
     target = Asked(config.target_layout, config.target_path, config.target_table)
     source = Asked(config.source_layout, config.source_path, config.source_table)
-    select(data_root, target, config.target_part, source, config.source_parts)
-    digest = hashlib.sha256()
-    for folder in sorted({config.target_path, config.source_path}):
-        for path in sorted((data_root / folder).rglob("*")):
-            if path.is_file():
-                status = path.stat()
-                digest.update(f"{path.relative_to(data_root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    select(place.root, target, config.target_part, source, config.source_parts)
     submission = {
-        "data_root": str(data_root),
-        "data_version": digest.hexdigest()[:16],
+        "data_root": place.pinned,
+        "data_version": place.data.get("digest")
+        or _folder_version(place.root, {config.target_path, config.source_path}),
         "code_version": f"{code_version()}/{_graph_version()}",
         "registry": str(registry.absolute()) if registry else "",
     }
@@ -177,6 +179,17 @@ def _request(config: RunConfig, data_root: Path, registry: Path | None) -> dict[
         models = {name: find(folder, name, config.in_domain_init) for name in config.backbones}
         identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}
     return {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
+
+
+def _folder_version(root: Path, folders: set[str]) -> str:
+    """Digest of names, sizes and times of the files of the data sets."""
+    digest = hashlib.sha256()
+    for folder in sorted(folders):
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file():
+                status = path.stat()
+                digest.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _graph_version() -> str:

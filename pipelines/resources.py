@@ -28,6 +28,7 @@ class Resources:
         volume: reads or writes folders of the data volume: the data root, ``weights_mirror``,
             ``pretrained_models``, ``registry``.
         pseudonyms: gets the key that makes pseudonyms of patient ids.
+        storage: gets the credentials of the object storage that data may lie in.
     """
 
     cpu: str
@@ -37,10 +38,11 @@ class Resources:
     cached: bool = True
     volume: bool = False
     pseudonyms: bool = False
+    storage: bool = False
 
 
 RESOURCES: dict[str, Resources] = {
-    "preprocess": Resources(cpu="2", memory="4Gi", retries=2, cached=False, volume=True, pseudonyms=True),
+    "preprocess": Resources(cpu="2", memory="4Gi", retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
     "pretrain": Resources(cpu="4", memory="8Gi", gpu=True, volume=True),
     "finetune": Resources(cpu="4", memory="8Gi", gpu=True, volume=True),
     "extract": Resources(cpu="2", memory="4Gi"),
@@ -57,6 +59,12 @@ VOLUME_CLAIM = "radtransfer-data"
 DATA_ROOT = "/data"
 SECRET = "radtransfer-s3"  # noqa: S105 - a name
 PSEUDONYM_KEY = "pseudonym-key"
+STORAGE = {
+    "access-key": "AWS_ACCESS_KEY_ID",
+    "secret-key": "AWS_SECRET_ACCESS_KEY",
+    "endpoint": "AWS_ENDPOINT_URL_S3",
+    "region": "AWS_DEFAULT_REGION",
+}
 
 
 def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) -> Any:
@@ -87,6 +95,9 @@ def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) ->
     if need.pseudonyms:
         # Optional: data without patient ids need no key, and where one is needed the task itself says so.
         kubernetes().use_secret_as_env(task, SECRET, {PSEUDONYM_KEY: VARIABLE}, optional=True)
+    if need.storage:
+        # Optional too: a service account may have the rights, and data on the volume needs none.
+        kubernetes().use_secret_as_env(task, SECRET, STORAGE, optional=True)
     if need.gpu and target == "cluster-gpu":
         on_gpu(task)
     return task

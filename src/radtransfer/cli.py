@@ -23,6 +23,13 @@ app = typer.Typer(
 datasets_app = typer.Typer(no_args_is_help=True, help="The data sets that can be read, and synthetic ones.")
 app.add_typer(datasets_app, name="datasets")
 
+DataRoot = Annotated[
+    str,
+    typer.Option(
+        help="Folder that holds the data sets, named as published; or s3://BUCKET/PREFIX, or "
+        "dvc+REPOSITORY@REVISION:PATH of one."
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")]
 TargetStore = Annotated[Path, typer.Option(help="Image store of the target.")]
 Evaluation = Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")]
@@ -37,6 +44,7 @@ LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW."
 WeightDecay = Annotated[float, typer.Option(min=0, help="Decoupled weight decay of AdamW.")]
 InputSize = Annotated[int, typer.Option(min=0, help="Side fed to the network, px; 0: its own.")]
 Mirror = Annotated[str, typer.Option(help="Folder with <backbone>.safetensors; empty: PyPI packages, then timm's hub.")]
+PublishedName = Annotated[str, typer.Argument(help="fracatlas, grazpedwri, iqothnccd or mura.")]
 TlSource = Literal["scratch", "imagenet", "in_domain"]
 
 
@@ -65,7 +73,7 @@ def main() -> None:
 @app.command()
 def run(
     config: Annotated[Path, typer.Option(help="YAML file; see configs/.")],
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets, named as published.")],
+    data_root: DataRoot,
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an unfinished run.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
     registry: Annotated[Path | None, typer.Option(help="Model registry to enter the model into.")] = None,
@@ -127,7 +135,7 @@ def predict(
 
 @app.command()
 def preprocess(
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")],
+    data_root: DataRoot,
     target_layout: Annotated[str, typer.Option(help="Layout of the target data set; see `datasets list`.")],
     target_path: Annotated[str, typer.Option(help="Its folder, relative to the data root.")],
     target_part: Annotated[str, typer.Option(help="Body part (or class pair) that the model is for.")],
@@ -411,7 +419,7 @@ def datasets_list() -> None:
 @datasets_app.command("check")
 def datasets_check(
     config: Annotated[Path, typer.Option(help="YAML file; see configs/.")],
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets, named as published.")],
+    data_root: DataRoot,
     out: Annotated[Path, typer.Option(help="Folder for data_report.html, data_report.md and problems.csv; new.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
 ) -> None:
@@ -433,21 +441,73 @@ def datasets_check(
 @datasets_app.command("names")
 def datasets_names(
     config: Annotated[Path, typer.Option(help="Configuration of the run.")],
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")],
+    data_root: DataRoot,
 ) -> None:
     """Print name,file of all images, to find those that artifacts call by a pseudonym; it needs the same key."""
     import csv
 
     from radtransfer import datasets
     from radtransfer.config import load
+    from radtransfer.datasets.fetch import located
 
     given = load(config)
-    target = datasets.read(given.target_layout, data_root, given.target_path, given.target_part, given.target_table)
-    source = datasets.read(given.source_layout, data_root, given.source_path, table=given.source_table)
+    with located(data_root, (given.target_path, given.source_path)) as place:
+        target = datasets.read(
+            given.target_layout, place.root, given.target_path, given.target_part, given.target_table
+        )
+        source = datasets.read(given.source_layout, place.root, given.source_path, table=given.source_table)
     files = [(dataset, file) for dataset in (target, source) for file in dataset.files]
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["name", "file"])
     table.writerows(sorted({(dataset.called(file), file) for dataset, file in files}))
+
+
+@datasets_app.command("describe")
+def datasets_describe(name: PublishedName) -> None:
+    """Say where a published data set is, under which licence, what to cite, and the files to be downloaded."""
+    from radtransfer.datasets.published import find, parts
+
+    known = find(name)
+    print(f"{known.title}: {known.page}\nlicence: {known.licence}\ncite: {known.citation}\nfolder: {known.folder}")
+    if not known.article:
+        print(f"by hand: {known.by_hand}")
+        return
+    for part in parts(known):
+        print(f"{part.name}: {part.size} bytes, MD5 {part.md5}")
+
+
+@datasets_app.command("fetch")
+def datasets_fetch(
+    name: PublishedName,
+    data_root: Annotated[Path, typer.Option(help="Folder to put the data set into, under its published name.")],
+) -> None:
+    """Download a published data set; one that broke off goes on where it was."""
+    from radtransfer.datasets.published import fetch, find
+
+    known = find(name)
+    print(f"{known.title}: {known.licence}; cite {known.citation}", file=sys.stderr)
+    print(fetch(known, data_root))
+
+
+@datasets_app.command("gc")
+def datasets_gc(
+    keep_days: Annotated[float, typer.Option(min=0, help="Keep what was used within so many days.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+) -> None:
+    """Print state,uri,files,bytes,last_used of each fetched revision, and remove those that no run is using."""
+    import csv
+    from datetime import UTC, datetime
+
+    from radtransfer.datasets.fetch import collect
+
+    revisions, freed = collect(keep_days, dry_run=dry_run)
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["state", "uri", "files", "bytes", "last_used"])
+    for each in revisions:
+        state = "would be removed" if dry_run and each.state == "removed" else each.state
+        used = datetime.fromtimestamp(each.last_used, UTC).isoformat(timespec="seconds")
+        table.writerow([state, each.uri or "never completed", each.files, each.bytes, used])
+    print(f"{freed} bytes {'would be ' if dry_run else ''}freed", file=sys.stderr)
 
 
 @datasets_app.command("phantoms")

@@ -6,23 +6,19 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
-from botocore.exceptions import BotoCoreError, ClientError
 from dvc.repo import Repo
+
+from tests.weed import KEYS, Weed
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 TINY = {
     "image_size": 48,
     "input_size": 32,
@@ -78,48 +74,11 @@ def reproduced(clone: Path) -> Path:
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real S3 server of our own, with an empty bucket ``radtransfer``."""
-    folder = tmp_path_factory.mktemp("weed")
-    (folder / "data").mkdir()
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}],
-        "actions": ["Admin", "Read", "Write", "List"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(8)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
-    names = ("master.port", "volume.port", "filer.port", "s3.port")
-    options = [f"-{name}{end}" for name in names for end in ("", ".grpc")]
-    command = [str(BIN / "weed"), "server", "-dir", str(folder / "data"), "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1"]
-    command += ["-filer", "-s3", "-s3.config", str(folder / "s3.json"), "-master.volumeSizeLimitMB", "64"]
-    command += ["-volume.max", "20", *(f"{option}={port}" for option, port in zip(options, ports, strict=True))]
-    url = f"http://127.0.0.1:{ports[6]}"
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
+    server = Weed(tmp_path_factory.mktemp("weed"))
     try:
-        client = boto3.client(
-            "s3",
-            endpoint_url=url,
-            region_name=KEYS["AWS_DEFAULT_REGION"],
-            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
-        )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                client.create_bucket(Bucket="radtransfer")
-                break
-            except (BotoCoreError, ClientError) as error:
-                if time.monotonic() > deadline:
-                    raise AssertionError((folder / "log").read_text()[-2000:]) from error
-                time.sleep(0.3)
-        yield url
+        yield server.url
     finally:
-        server.kill()  # it would take half a minute to say good-bye
-        server.wait(timeout=30)
+        server.kill()
 
 
 def test_the_stages_fit_every_configuration(tmp_path: Path) -> None:

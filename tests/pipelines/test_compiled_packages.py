@@ -123,10 +123,10 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(name: st
         mounts = [(mount["constant"], mount["mountPath"]) for mount in extra.get("pvcMount", [])]
         assert mounts == ([(claim, root)] if step_of(task) in mounted else [])
         assert ("secretAsEnv" in extra) == (step_of(task) == "preprocess")
-    (given,) = settings["exec-preprocess"]["secretAsEnv"]
-    assert given["secretName"] == secret["metadata"]["name"] and given["optional"] is True
-    ((key,),) = [given["keyToEnv"]]
-    assert key["secretKey"] in secret["stringData"] and key["envVar"] == VARIABLE
+    given = settings["exec-preprocess"]["secretAsEnv"]
+    assert all(each["secretName"] == secret["metadata"]["name"] and each["optional"] is True for each in given)
+    keys = {key["envVar"]: key["secretKey"] for each in given for key in each["keyToEnv"]}
+    assert set(keys.values()) == set(secret["stringData"]) and VARIABLE in keys and "AWS_SECRET_ACCESS_KEY" in keys
 
 
 def test_local_packages_are_all_cached_and_have_nothing_of_a_cluster(

@@ -15,14 +15,14 @@ _SIDE = 32
 """Side of the squares that are thrown away, px; nothing in the report depends on it."""
 
 
-def check(config: RunConfig, *, data_root: Path, out: Path) -> DataReport:
+def check(config: RunConfig, *, data_root: str | Path, out: Path) -> DataReport:
     """Do what ``preprocess`` would do, keep no store, and write ``data_report.html``, ``.md`` and ``problems.csv``.
 
     A problem whose policy is ``fail`` does not end it; the report says that it stops a run.
 
     Args:
         config: the run.
-        data_root: folder of the data sets.
+        data_root: folder of the data sets, or its address.
         out: folder to write; it must not exist or be empty.
 
     Raises:

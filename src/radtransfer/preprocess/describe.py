@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from radtransfer.datasets import published
 from radtransfer.preprocess.ingest import Levels
 from radtransfer.preprocess.selection import Side
 from radtransfer.preprocess.split import SPLITS
@@ -63,6 +64,7 @@ def describe(side: Side, rows: list[dict[str, Any]], levels: list[Levels], size:
         "files_found": side.found,
         "rejected": [one._asdict() for one in side.rejected],
         "notes": notes,
+        **published.terms(dataset.layout),
     }
 
 

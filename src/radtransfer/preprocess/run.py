@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from radtransfer import artifacts
+from radtransfer.datasets.fetch import located
 from radtransfer.datasets.records import Dataset, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
@@ -53,7 +54,7 @@ class _Image:
 
 def preprocess(
     *,
-    data_root: Path,
+    data_root: str | Path,
     target_layout: str,
     target_path: str,
     target_part: str,
@@ -82,7 +83,7 @@ def preprocess(
     revision of the data keeps the split of every image.
 
     Args:
-        data_root: folder of the data sets.
+        data_root: folder of the data sets, or its address, see :func:`radtransfer.datasets.fetch.located`.
         target_layout, target_path, target_part: the target data set and the part of it.
         source_layout, source_path, source_parts: the source data set and its parts; none: all but the target's.
         image_size: side of the stored images, px.
@@ -102,7 +103,8 @@ def preprocess(
 
     Raises:
         RadtransferError: a folder, layout, part or class is missing, a split would lack a class, both stores are to
-            lie in one folder, ``previous_splits`` cannot be read, or there is a problem whose policy is ``fail``.
+            lie in one folder, ``previous_splits`` cannot be read, the data cannot be fetched, or there is a problem
+            whose policy is ``fail``.
     """
     chosen = policies(on_problem or {})
     if Path(target_out).absolute() == Path(source_out).absolute():
@@ -112,22 +114,23 @@ def preprocess(
         Asked(source_layout, source_path, dict(source_table or {})),
     )
     window = Window.of(ct_window)
-    inherited = Inherited.read(data_root, previous_splits)
-    sides = select(data_root, asked[0], target_part, asked[1], list(source_parts))
-    _stop_at(chosen, sides)
-    settings = {
-        "image_size": image_size,
-        "test_fraction": test_fraction,
-        "validation_fraction": validation_fraction,
-        "max_images": max_images,
-        "seed": seed,
-        "on_problem": chosen,
-        "target": asdict(asked[0]) | {"part": target_part},
-        "source": asdict(asked[1]) | {"parts": list(source_parts)},
-        "previous_splits": previous_splits,
-        "ct_window": list(ct_window),
-    }
     with ExitStack() as stack:
+        place = stack.enter_context(located(data_root, (target_path, source_path)))
+        inherited = Inherited.read(place.root, previous_splits)
+        sides = select(place.root, asked[0], target_part, asked[1], list(source_parts))
+        _stop_at(chosen, sides)
+        settings = {
+            "image_size": image_size,
+            "test_fraction": test_fraction,
+            "validation_fraction": validation_fraction,
+            "max_images": max_images,
+            "seed": seed,
+            "on_problem": chosen,
+            "target": asdict(asked[0]) | {"part": target_part},
+            "source": asdict(asked[1]) | {"parts": list(source_parts)},
+            "previous_splits": previous_splits,
+            "ct_window": list(ct_window),
+        }
         folders = {
             side.role: stack.enter_context(
                 artifacts.writing(Path(out), "image-store", step="preprocess", settings=settings)
@@ -139,7 +142,7 @@ def preprocess(
             Scratch(scratch / name, (side, side))
             for name, side in (("squares", image_size), ("thumbnails", grouping.THUMBNAIL))
         )
-        images, descriptors = _decoded(data_root, sides, squares, thumbnails, window, chosen)
+        images, descriptors = _decoded(place.root, sides, squares, thumbnails, window, chosen)
         _stop_at(chosen, sides)
         names, pairs = _group_names(images, descriptors, thumbnails)
         kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
@@ -158,7 +161,7 @@ def preprocess(
             store.write(folder, rows, (squares[images[i].place] for i in mine), image_size, side.rejected, side.found)
             joined = sum(own.issuperset(pair) for pair in pairs)
             told = describe(side, rows, [images[i].levels for i in mine], image_size, joined)
-            content.update(told, ct_window=list(ct_window))
+            content.update(told, ct_window=list(ct_window), data=place.data)
         write_splits(folders["target"][0], written)
 
 

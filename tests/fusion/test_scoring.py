@@ -17,6 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion.scoring import (
+    Calibration,
     calibrate,
     fit_calibration,
     load_classifier,
@@ -100,3 +101,15 @@ def test_decision_function_is_preferred_to_probabilities() -> None:
     labels = (features[:, 0] > 0).astype(int)
     linear = LogisticRegression().fit(features, labels)
     assert np.array_equal(raw_score(linear, features), linear.decision_function(features))
+
+
+@given(st.floats(0.1, 10), st.floats(-5, 5), st.integers(0, 2**31))
+def test_a_carried_calibration_undoes_shift_and_scale(scale: float, shift: float, seed: int) -> None:
+    before = np.random.default_rng(seed).normal(size=50)
+    calibration = Calibration(1.7, -0.4)
+    after = scale * before + shift
+    carried = calibration.carried(before, after)
+    np.testing.assert_allclose(
+        calibrate(after, carried.slope, carried.intercept), calibrate(before, 1.7, -0.4), rtol=1e-9
+    )
+    assert calibration.carried(before, np.full(50, 2.0)).slope == 1.7  # a network that says nothing is left as it is

@@ -74,7 +74,8 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
 
     4. Where the networks were refitted, so are the classifiers, with the settings found in step 1, on train and
        validation images and the features of the refitted networks. These are the ones that are kept and that score
-       the test images; choice, calibration and threshold stay those of the first fit.
+       the test images; choice, calibration and threshold stay those of the first fit. A head is no classifier that is
+       fitted again: its calibration is carried over (:meth:`~radtransfer.fusion.scoring.Calibration.carried`).
 
     ``scores.parquet`` has the calibrated scores of all images: where refitted, those of train and validation images
     are of the first fit. Labels of test images are not there to be read.
@@ -145,6 +146,8 @@ def classify(*, fused: Path, cv_folds: int, seed: int, out: Path) -> None:
                 save_classifier(estimator, folder / file)
             calibration = fit_calibration(raw[validation], y_validation)
             probability = calibrate(raw, calibration.slope, calibration.intercept)
+            if name == HEAD and about["refit"]:
+                calibration = calibration.carried(raw[train], final_raw[train])
             scores[f"{on}/{name}"] = np.where(
                 tested, calibrate(final_raw, calibration.slope, calibration.intercept), probability
             )

@@ -41,6 +41,21 @@ class Calibration:
     slope: float
     intercept: float
 
+    def carried(self, before: NDArray[np.floating[Any]], after: NDArray[np.floating[Any]]) -> Calibration:
+        """The calibration of a network that was trained anew, whose logits may be shifted and scaled.
+
+        Both fits have learnt the same images in the same way; that mean and standard deviation of their logits over
+        these are the same is what the new calibration sees to. No label is used.
+
+        Args:
+            before: [N] logits of the network that this calibration is of, for images that both have learnt.
+            after: [N] those of the new one.
+        """
+        spread = float(np.std(after))
+        scale = float(np.std(before)) / spread if spread > 0 else 1.0
+        shift = float(np.mean(before)) - scale * float(np.mean(after))
+        return Calibration(self.slope * scale, self.intercept + self.slope * shift)
+
 
 def raw_score(estimator: Any, features: NDArray[np.floating[Any]]) -> Floats:
     """Uncalibrated score of the positive class, in units of a logit or of a margin.

@@ -154,7 +154,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     packed = register.register(**shared, **collected(), **classifiers, **take("name", "registry"))
     packed.after(explained)
     bundle = placed(packed, "register").outputs["bundle"]
-    # Neither can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
+    # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
     nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window")
     scalars = [name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in nested]
     written = report.report(

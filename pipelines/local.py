@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from radtransfer.artifacts import read_json, write_json
+from radtransfer.artifacts import file_sha256, read_json, write_json
 from radtransfer.config import TL_SOURCES, RunConfig
 from radtransfer.datasets.fetch import Located, located
 from radtransfer.errors import RadtransferError
@@ -158,6 +158,7 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
 
 def _request(config: RunConfig, place: Located, registry: Path | None) -> dict[str, Any]:
     """All that a run depends on, after a look at the data sets (no image is opened)."""
+    from radtransfer.preprocess.inherit import Inherited
     from radtransfer.preprocess.selection import Asked, select
     from radtransfer.training.reuse import find
 
@@ -174,6 +175,9 @@ def _request(config: RunConfig, place: Located, registry: Path | None) -> dict[s
     settings = config.model_dump(mode="json")
     arguments = {key: value for key, value in settings.items() if key not in NOT_PARAMETERS}
     identity = {key: value for key, value in settings.items() if key != "budget_minutes"} | submission
+    if config.previous_splits:
+        Inherited.read(place.root, config.previous_splits)
+        identity["previous_splits_sha256"] = file_sha256(place.root / config.previous_splits)
     if config.pretrained_models:
         folder = Path(config.pretrained_models)
         models = {name: find(folder, name, config.in_domain_init) for name in config.backbones}

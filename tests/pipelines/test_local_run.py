@@ -152,6 +152,16 @@ def test_unfinished_run_of_something_else_is_refused(fake_run: FakeRun) -> None:
     assert code == 0, stderr
 
 
+def test_unfinished_run_of_other_splits_is_refused(fake_run: FakeRun) -> None:
+    table = fake_run.data_root / "splits.csv"
+    table.write_text("role,image_id,sha256,split\ntarget,a,b,train\n")
+    code, _, _ = fake_run("--set", "previous_splits=splits.csv", FAKE_FAIL="preprocess")
+    assert code == 2
+    table.write_text("role,image_id,sha256,split\ntarget,a,b,test\n")
+    code, _, stderr = fake_run("--set", "previous_splits=splits.csv")
+    assert code == 2 and "unfinished run with previous_splits_sha256" in stderr
+
+
 def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> None:
     fake_run.out.mkdir()
     (fake_run.out / "thesis.txt").write_text("years of work")
@@ -176,6 +186,7 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
         (["--set", "target_part=U"], "target part 'U' is not in T"),
         (["--set", "source_parts=[U]"], "source part 'U' is not to be had from S"),
         (["--set", "pretrained_models=nowhere"], "nowhere/b2: expected an artifact of kind 'model' (model.json)"),
+        (["--set", "previous_splits=gone.csv"], "gone.csv: no such file; it is splits.csv of an earlier run"),
         (["--set", "backbones=[nope]"], "unknown backbone 'nope'"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),
         (["--config", "/no/such.yaml"], "/no/such.yaml: no such configuration file"),

@@ -167,6 +167,25 @@ def test_a_former_test_image_does_not_come_back_as_a_source_image(
     assert rejected(later) == dict.fromkeys(gone, "is, or belongs to, a test image of the target in splits.csv")
 
 
+def test_a_former_source_image_is_never_tested(first: tuple[Path, Store, Store], tmp_path: Path) -> None:
+    """In-domain networks have learnt from it, whatever it is called now."""
+    root, _, source = first
+    patients = sorted(set(source.manifest["patient_id"]))[::2]
+
+    def change(rows: Rows) -> None:
+        for row in rows:
+            row["part"] = "humerus" if row["patient"] in patients else row["part"]
+
+    edit(root, change)
+    moved = set(source.manifest[source.manifest["patient_id"].isin(patients)]["image_id"])
+    for seed in (0, 1):
+        later, _ = run(root, tmp_path / f"later{seed}", previous_splits=FILE, seed=seed)
+        after = splits(later)
+        assert len(moved) > 20 and {after[image] for image in moved} == {"train"}
+    anew, _ = run(root, tmp_path / "anew")
+    assert {splits(anew)[image] for image in moved} > {"train"}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -97,7 +97,8 @@ def preprocess(
         previous_splits: ``splits.csv`` of an earlier revision, relative to ``data_root``; empty: none. Its images keep
             their splits, and new ones in their groups share them. Where a group now joins images of several splits, it
             is test if one of them was, and its former training and validation images are left out; else it is train.
-            No group with a former test image of the target is in the source.
+            A former source image trains when it comes into the target, and no group with a former test image of the
+            target is in the source.
         ct_window: [centre, width] in Hounsfield units for CT in DICOM files; empty: the window that each file names.
         on_problem: policies for what may be wrong with files, see :func:`radtransfer.problems.policies`.
 
@@ -273,8 +274,12 @@ def _shared(group: str, target_files: dict[str, str]) -> str | None:
     return f"{shared} the target image {target_files[group]}"
 
 
-def _was(image: _Image, role: str, inherited: Inherited) -> set[str]:
-    return inherited.splits(role, image.name, image.sha256)
+def _was(image: _Image, inherited: Inherited) -> set[str]:
+    """The splits that an image of this role was in; a former source image of the target trained, wherever it was."""
+    its = inherited.splits(image.role, image.name, image.sha256)
+    if image.role == "target" and not its and inherited.splits("source", image.name, image.sha256):
+        return {"train"}
+    return its
 
 
 def _mark_unlike(images: list[_Image], pairs: list[tuple[int, int]]) -> set[int]:
@@ -306,7 +311,9 @@ def _kept(
         reasons = dict.fromkeys(unlike, PROBLEMS["unlike_duplicate"].what)
         kept = {side.role: _leave_out(kept[side.role], images, side, "unlike_duplicate", reasons) for side in sides}
     target_files = {names[i]: images[i].name for i in reversed(kept["target"])}
-    tested = {names[i] for i in kept["source"] if "test" in _was(images[i], "target", inherited)}
+    tested = {
+        names[i] for i in kept["source"] if "test" in inherited.splits("target", images[i].name, images[i].sha256)
+    }
     former = f"is, or belongs to, a test image of the target in {inherited.file}"
     leaks = {i: _shared(names[i], target_files) or (former if names[i] in tested else None) for i in kept["source"]}
     return kept | {"source": _leave_out(kept["source"], images, sides[1], "leak", leaks)}
@@ -336,7 +343,7 @@ def _split(
     held = {names[i] for i in official}
     mixed = "same leakage group as an image of the official test set"
     reasons = {i: mixed for i in positions if names[i] in held and i not in official}
-    was = {i: _was(images[i], side.role, inherited) for i in positions}
+    was = {i: _was(images[i], inherited) for i in positions}
     before: dict[str, set[str]] = {}
     for i in positions:
         before.setdefault(names[i], set()).update(was[i])

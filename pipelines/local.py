@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -213,15 +214,17 @@ def _execute(work: Path, log: Path, threads: int, watch: Watch) -> None:
     Raises:
         RadtransferError: a task failed.
     """
+    scratch = tempfile.TemporaryDirectory(prefix="radtransfer-", ignore_cleanup_errors=True)
     environment = os.environ | {
         "RADTRANSFER_WATCH": str(work),
+        "TMPDIR": scratch.name,  # kfp.local leaves a folder there for every task
         "PYTHONWARNINGS": "ignore::FutureWarning",
         # Sums depend on how many threads share them: as many on any machine.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
         "OMP_WAIT_POLICY": "PASSIVE",  # two tasks at once share the cores: a thread that waits leaves its core
     }
     command = [sys.executable, "-m", "radtransfer_pipelines.runner", str(work)]
-    with log.open("ab") as stream, watch, _sigterm_interrupts():
+    with scratch, log.open("ab") as stream, watch, _sigterm_interrupts():
         runner = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,  # its end tells the runner of ours

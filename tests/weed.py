@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -57,7 +58,8 @@ class Weed:
         command += ["-volume.max", "20"]
         command += [f"{option}={port}" for option, port in zip(options, self.ports, strict=True)]
         with (self.folder / "log").open("ab") as log:
-            self._server = subprocess.Popen(command, stdout=log, stderr=log)
+            environment = os.environ | {"TMPDIR": str(self.folder)}
+            self._server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + 90
         while True:
             try:
@@ -75,3 +77,6 @@ class Weed:
         """End it at once; it would take half a minute to say good-bye."""
         self._server.kill()
         self._server.wait(timeout=30)
+        for port in self.ports:
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)

@@ -107,7 +107,7 @@ def main() -> None:
                     include={
                         "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts",
                         "target_table", "source_table", "on_problem", "image_size", "ct_window",
-                        "test_fraction", "validation_fraction", "max_images", "previous_splits", "seed",
+                        "test_fraction", "test_fold", "validation_fraction", "max_images", "previous_splits", "seed",
                     }
                 )  # fmt: skip
                 preprocess(data_root=given.data_root, target_out=store, source_out=Path(f"{store}.source"), **data)

@@ -20,6 +20,7 @@ def preprocess(
     image_size: int,
     ct_window: list,
     test_fraction: float,
+    test_fold: list,
     validation_fraction: float,
     max_images: int,
     previous_splits: str,
@@ -46,6 +47,7 @@ def preprocess(
             target_layout=target_layout, target_path=target_path, target_part=target_part, target_table=target_table,
             source_layout=source_layout, source_path=source_path, source_parts=source_parts, source_table=source_table,
             image_size=image_size, ct_window=ct_window, on_problem=on_problem, max_images=max_images, seed=seed,
-            test_fraction=test_fraction, validation_fraction=validation_fraction, previous_splits=previous_splits,
+            test_fraction=test_fraction, test_fold=test_fold, validation_fraction=validation_fraction,
+            previous_splits=previous_splits,
         )  # fmt: skip
         support.show_stores(target_store, source_store, Path(data_report.path))

@@ -15,6 +15,7 @@ def report(
     source_table: dict,
     on_problem: dict,
     ct_window: list,
+    test_fold: list,
     target_store: Input[Dataset],
     source_store: Input[Dataset],
     evaluation: Input[Artifact],
@@ -39,6 +40,7 @@ def report(
 
         settings = config | {"backbones": backbones, "source_parts": source_parts, "ct_window": ct_window}
         settings |= {"target_table": target_table, "source_table": source_table, "on_problem": on_problem}
+        settings |= {"test_fold": test_fold}
         models = support.by_source("model", models_scratch, models_imagenet, models_in_domain)
         call(
             report,

@@ -98,8 +98,8 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
 
     data = ["data_root", "target_layout", "target_path", "target_part", "target_table"]
     data += ["source_layout", "source_path", "source_parts", "source_table"]
-    data += ["image_size", "ct_window", "on_problem", "test_fraction", "validation_fraction", "max_images"]
-    data += ["previous_splits", "seed", "data_version"]
+    data += ["image_size", "ct_window", "on_problem", "max_images"]
+    data += ["test_fraction", "test_fold", "validation_fraction", "previous_splits", "seed", "data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"]
     stores = placed(preprocess.preprocess(**take(*data)), "preprocess")
     target_store, source_store = stores.outputs["target_store"], stores.outputs["source_store"]
@@ -155,7 +155,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     packed.after(explained)
     bundle = placed(packed, "register").outputs["bundle"]
     # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
-    nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window")
+    nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
     scalars = [name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in nested]
     written = report.report(
         config={name: p[name] for name in scalars} | {"pipeline": pipeline},

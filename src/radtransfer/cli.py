@@ -148,6 +148,10 @@ def preprocess(
     ] = None,
     image_size: Annotated[int, typer.Option(min=32, max=2048, help="Side of the stored square images, px.")] = 256,
     test_fraction: Annotated[float, typer.Option(help="Share of the target's groups kept for test.")] = 0.2,
+    test_fold: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Number and count: test on this one (from 1) of so many folds, in place of a fraction."),
+    ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.2,
     max_images: Annotated[int, typer.Option(min=0, help="Cap on the images of each store; 0: none.")] = 0,
     seed: Seed = 0,
@@ -181,6 +185,7 @@ def preprocess(
         source_parts=source_parts or [],
         image_size=image_size,
         test_fraction=test_fraction,
+        test_fold=test_fold or (),
         validation_fraction=validation_fraction,
         max_images=max_images,
         seed=seed,

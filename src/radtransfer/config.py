@@ -18,6 +18,7 @@ from radtransfer.problems import PROBLEMS, Policy, policies
 
 TlSource = Literal["scratch", "imagenet", "in_domain"]
 MAX_SIDE = 2048
+MAX_FOLDS = 50
 TL_SOURCES: tuple[TlSource, ...] = ("scratch", "imagenet", "in_domain")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,40}$"
 Text = Annotated[str, Field(min_length=1)]
@@ -113,6 +114,11 @@ class RunConfig(BaseModel):
         "the files' own, which differ between scanners and may tell the class",
     )
     test_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share of the target's groups kept for test")
+    test_fold: list[int] = Field(
+        default=[],
+        description="[number, of]: cut the target into so many grouped, stratified folds and test on that (from 1), "
+        "in place of test_fraction; empty: one split. Another seed cuts other folds",
+    )
     validation_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share kept for validation")
     previous_splits: str = Field(
         default="",
@@ -176,6 +182,15 @@ class RunConfig(BaseModel):
             raise ValueError(f"{window} is no window; expected [centre, width] in Hounsfield units, width above 0")
         return window
 
+    @field_validator("test_fold")
+    @classmethod
+    def _fold(cls, fold: list[int]) -> list[int]:
+        if fold and not (len(fold) == 2 and 2 <= fold[1] <= MAX_FOLDS and 1 <= fold[0] <= fold[1]):
+            raise ValueError(
+                f"{fold} is no fold; expected [number, of], number from 1 to of, of from 2 to {MAX_FOLDS}, e.g. [1, 5]"
+            )
+        return fold
+
     @field_validator("on_problem", mode="before")
     @classmethod
     def _policies(cls, given: Any) -> dict[str, Policy]:
@@ -188,8 +203,11 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.test_fraction + self.validation_fraction >= 0.9:
-            raise ValueError("test_fraction + validation_fraction leave less than a tenth for training")
+        test = 1 / self.test_fold[1] if self.test_fold else self.test_fraction
+        if test + self.validation_fraction >= 0.9:
+            raise ValueError("test_fraction (or test_fold) and validation_fraction leave less than a tenth to train on")
+        if self.test_fold and self.previous_splits:
+            raise ValueError("test_fold cuts anew, previous_splits keeps an earlier cut; leave one of them out")
         if len(set(self.backbones)) != len(self.backbones):
             raise ValueError(f"backbones: {self.backbones} names one twice")
         return self

@@ -101,7 +101,7 @@ def test_components_hand_on_what_they_were_given(
     component("preprocess")(
         data_root="d", target_layout="l", target_path="t", target_part="<hand>", target_table={}, source_layout="l",
         source_path="s", source_parts=[], source_table={}, image_size=64, test_fraction=0.2, validation_fraction=0.2,
-        max_images=0, on_problem={}, previous_splits="", ct_window=[], seed=3,
+        max_images=0, on_problem={}, previous_splits="", test_fold=[], ct_window=[], seed=3,
         data_version="", code_version="", target_store=target, source_store=source, data_report=page,
     )  # fmt: skip
     assert target.metadata["role"] == "target" and len(target.metadata["digest"]) == 64
@@ -141,7 +141,7 @@ def test_components_hand_on_what_they_were_given(
     config |= {"source_path": "s", "seed": "3", "learning_rate": "5e-04", "batch_size": "16.0"}  # as KFP hands them on
     component("report")(
         config=config, backbones=["b"], source_parts=[], target_table={}, source_table={}, on_problem={}, ct_window=[],
-        source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
+        test_fold=[1.0, 5.0], source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
         html=html, summary=summary, **shared,
     )  # fmt: skip
     assert library == ["preprocess", "pretrain"] + ["finetune", "extract", "fuse", "classify"] * 3 + [

@@ -302,12 +302,16 @@ def test_a_configuration_checks_the_mapping(tmp_path: Path) -> None:
         ("target_table={file: path}", r"own\.yaml: target_table: table: Field required"),
         ("ct_window=[40]", r"own\.yaml: ct_window: \[40\.0\] is no window; expected \[centre, width\]"),
         ("ct_window=[40, 0]", "width above 0"),
+        ("test_fold=[0, 5]", r"own\.yaml: test_fold: \[0, 5\] is no fold; expected \[number, of\]"),
+        ("test_fold=[1, 60]", "from 2 to 50"),
         ("target_table=[1]", r"own\.yaml: target_table: Input should be a valid dictionary"),
         ("target_table={1: path}", r"own\.yaml: target_table\.1\.\[key\]: Input should be a valid string"),
         ("source_table={table: t, file: f, label: l, positive: [yes], negative: ['no']}", "put it in quotes"),
     ):
         with pytest.raises(RadtransferError, match=message):
             load(config, [override])
+    with pytest.raises(RadtransferError, match="test_fold cuts anew"):
+        load(config, ["test_fold=[1, 5]", "previous_splits=splits.csv"])
 
 
 def cell() -> st.SearchStrategy[str]:

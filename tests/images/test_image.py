@@ -118,6 +118,7 @@ def test_kfp_runs_a_component_in_it(image: str, folder: Path) -> None:
         "validation_fraction": 0.2,
         "max_images": 0,
         "previous_splits": "",
+        "test_fold": [2, 4],
         "ct_window": [],
         "on_problem": {"colour": "skip"},
         "seed": 0,

@@ -55,6 +55,18 @@ def draw(path: Path, case: int, fractured: bool = False, view: int = 0, part: st
     return path
 
 
+def test_each_image_is_tested_in_one_fold(root: Path, tmp_path: Path) -> None:
+    tested: list[str] = []
+    for number in (1.0, 2, 3):
+        target, source = run(root, tmp_path / str(number), test_fold=[number, 3.0])
+        table = target.manifest
+        assert f"the test images are fold {int(number)} of 3" in target.content["notes"]
+        assert set(source.manifest["split"]) == {"train", "validation"}
+        assert abs((table["split"] == "validation").mean() - 0.2) < 0.05
+        tested += table.loc[table["split"] == "test", "image_id"].tolist()
+    assert sorted(tested) == table["image_id"].tolist()
+
+
 def test_both_stores_hold_what_their_description_says(root: Path, tmp_path: Path) -> None:
     target, source = run(root, tmp_path)
     for store, role, splits in (
@@ -294,6 +306,8 @@ def test_mura_official_test_set_is_kept_and_its_patients_stay_out(
     draw(base / "train/XR_WRIST/patient00031/study1_positive/image1.png", 500, True, part="knee")
     twin = base / "train/XR_HUMERUS/patient00002/study1_negative/image7.png"
     shutil.copy(base / "valid/XR_HUMERUS/patient00030/study1_negative/image1.png", twin)
+    with pytest.raises(RadtransferError, match=r"MURA.* has a test set of its publisher's; leave test_fold out"):
+        run(tmp_path, tmp_path / "folds", test_fold=[1, 5], **MURA)
     target, source = run(tmp_path, tmp_path / "out", **MURA)
     table = target.manifest
     official = table["image_id"].str.contains("/valid/")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess.split import Splits, assign, check_classes, keep_at_most
+from radtransfer.preprocess.split import Splits, assign, check_classes, fold, keep_at_most
 
 FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
@@ -34,6 +34,18 @@ def test_each_part_gets_its_share_of_each_class(data: tuple[list[str], list[int]
         got = Counter(dealt[group] for group, own in zip(groups, labels, strict=True) if own == label)
         for part, fraction in FRACTIONS.items():
             assert abs(got[part] - fraction * total) <= 4  # the largest group
+
+
+@settings(max_examples=40, deadline=None)
+@given(images(), st.integers(2, 6), st.integers(0, 1000))
+def test_folds_hold_every_group_once_and_are_alike(data: tuple[list[str], list[int]], of: int, seed: int) -> None:
+    groups, labels = data
+    folds = [fold(groups, labels, number, of, seed) for number in range(1, of + 1)]
+    assert sum(map(len, folds)) == len(set(groups)) and set().union(*folds) == set(groups)
+    for label in (0, 1):
+        own = [group for group, its in zip(groups, labels, strict=True) if its == label]
+        for each in folds:
+            assert abs(sum(group in each for group in own) - len(own) / of) <= 4  # the largest group
 
 
 @settings(max_examples=40, deadline=None)

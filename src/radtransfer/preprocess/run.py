@@ -71,6 +71,7 @@ def preprocess(
     target_table: Mapping[str, Any] | None = None,
     source_table: Mapping[str, Any] | None = None,
     previous_splits: str = "",
+    test_fold: Sequence[int] = (),
     ct_window: Sequence[float] = (),
     on_problem: Mapping[str, Any] | None = None,
 ) -> None:
@@ -99,6 +100,8 @@ def preprocess(
             is test if one of them was, and its former training and validation images are left out; else it is train.
             A former source image trains when it comes into the target, and no group with a former test image of the
             target is in the source.
+        test_fold: [number, of], to test on this one (from 1) of so many folds of the target, see
+            :func:`radtransfer.preprocess.split.fold`, in place of ``test_fraction``; empty: one split.
         ct_window: [centre, width] in Hounsfield units for CT in DICOM files; empty: the window that each file names.
         on_problem: policies for what may be wrong with files, see :func:`radtransfer.problems.policies`.
 
@@ -108,6 +111,7 @@ def preprocess(
             whose policy is ``fail``.
     """
     chosen = policies(on_problem or {})
+    test_fold = [int(number) for number in test_fold]  # KFP may hand on 1.0
     if Path(target_out).absolute() == Path(source_out).absolute():
         raise RadtransferError(f"{target_out}: named for both stores; name a folder for each")
     asked = (
@@ -130,6 +134,7 @@ def preprocess(
             "target": asdict(asked[0]) | {"part": target_part},
             "source": asdict(asked[1]) | {"parts": list(source_parts)},
             "previous_splits": previous_splits,
+            "test_fold": test_fold,
             "ct_window": list(ct_window),
         }
         folders = {
@@ -150,8 +155,9 @@ def preprocess(
         splits = {}
         for side in sides:
             kept[side.role], splits[side.role] = _split(
-                side, kept[side.role], images, names, inherited, test_fraction, validation_fraction, max_images, seed
-            )
+                side, kept[side.role], images, names, inherited, test_fraction, test_fold, validation_fraction,
+                max_images, seed,
+            )  # fmt: skip
         _stop_at(chosen, sides, [images[i] for mine in kept.values() for i in mine])
         written: dict[str, list[dict[str, Any]]] = {}
         for side in sides:
@@ -334,12 +340,15 @@ def _split(
     names: list[str],
     inherited: Inherited,
     test_fraction: float,
+    test_fold: Sequence[int],
     validation_fraction: float,
     max_images: int,
     seed: int,
 ) -> tuple[list[int], Splits]:
     """Apply cap and split; returns the images kept, sorted by file, and the split of each group."""
     official = {i for i in positions if side.role == "target" and images[i].record.official == "test"}
+    if official and test_fold:
+        raise RadtransferError(f"test_fold: {side.title} has a test set of its publisher's; leave test_fold out")
     held = {names[i] for i in official}
     mixed = "same leakage group as an image of the official test set"
     reasons = {i: mixed for i in positions if names[i] in held and i not in official}
@@ -359,10 +368,18 @@ def _split(
         capped = {i: "left out by max_images" for i in positions if names[i] not in kept}
         positions = _leave_out(positions, images, side, "", capped)
     fixed = {group: "train" if "train" in its else "validation" for group, its in before.items() if its}
+    set_apart = bool(official)
+    if test_fold and side.role == "target":
+        number, of = test_fold
+        labels = [images[i].record.label for i in positions]
+        held = split.fold([names[i] for i in positions], labels, number, of, seed)
+        side.notes.append(f"the test images are fold {number} of {of}")
+        validation_fraction /= 1 - 1 / of
+        set_apart = True
     fixed |= dict.fromkeys(held, "test")
     fractions = {"train": 1 - validation_fraction, "validation": validation_fraction}
     free = positions
-    if official:
+    if set_apart:
         free = [i for i in positions if names[i] not in held]
     elif side.role == "target":
         fractions |= {"train": 1 - validation_fraction - test_fraction, "test": test_fraction}
@@ -371,7 +388,7 @@ def _split(
     split.check_classes(
         [images[i].record.label for i in positions],
         [splits[names[i]] for i in positions],
-        list(fractions | ({"test": 0.0} if official else {})),
+        list(fractions | ({"test": 0.0} if set_apart else {})),
         side.dataset.classes,
         side.title,
     )

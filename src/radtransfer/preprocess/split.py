@@ -97,6 +97,16 @@ def assign(
     return result
 
 
+def fold(groups: Sequence[str], classes: Sequence[int], number: int, of: int, seed: int) -> set[str]:
+    """Groups of one of ``of`` grouped, stratified folds, ``number`` from 1; together the folds hold every group once.
+
+    Args:
+        groups, classes, seed: as for :func:`assign`.
+    """
+    dealt = assign(groups, classes, {str(each): 1 / of for each in range(1, of + 1)}, seed)
+    return {group for group, part in dealt.items() if part == str(number)}
+
+
 def keep_at_most(groups: Sequence[str], classes: Sequence[int], cap: int, seed: int) -> set[str]:
     """Whole groups, stratified by class, that together hold at most ``cap`` images and nearly as many."""
     if len(groups) <= cap:

@@ -2,7 +2,8 @@
 
 In the cache (``RADTRANSFER_CACHE``, else ``~/.cache/radtransfer``) lie ``objects/``, each fetched object once, and
 ``data/<revision>/``, the folders that runs read, whose files are links to the objects. ``data/<revision>.json`` says
-what a complete one holds; ``data/<revision>.lock`` is held by whoever uses it, and its time is that of the last use.
+what a complete one holds; ``data/<revision>.lock`` is held by whoever uses it, and its time is that of the last use. In
+``decoded/`` likewise lies what unfinished runs decoded, see :mod:`radtransfer.preprocess.scratch`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from radtransfer.errors import RadtransferError
 from radtransfer.progress import track
 
 VARIABLE = "RADTRANSFER_CACHE"
+DATA, DECODED = "data", "decoded"
+UNFINISHED = "decoded images of an unfinished run"
 _PIN = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 JOBS = 16
 """Objects fetched at once."""
@@ -55,7 +58,9 @@ class Located:
 
 @dataclass(frozen=True)
 class Kept:
-    """A fetched revision in the cache; ``state`` is ``in use``, ``kept`` or ``removed``."""
+    """A fetched revision in the cache, or what an unfinished run decoded, whose ``uri`` says so in words; ``state`` is
+    ``in use``, ``kept`` or ``removed``.
+    """
 
     name: str
     uri: str
@@ -90,20 +95,20 @@ def located(data_root: str | Path, folders: Iterable[str]) -> Iterator[Located]:
     wanted = sorted({clean(folder, f"data set folder {folder!r}") for folder in folders})
     if "" in wanted:
         raise RadtransferError(f"data root {data_root}: name the folder of each data set below it, found an empty path")
-    home = cache() / "data"
+    home = cache() / DATA
     home.mkdir(parents=True, exist_ok=True)
     while True:
         pin = root.pin if isinstance(root, S3Root) else root.revision
         place = home / _name(root.pinned(pin), wanted)
         if _PIN.fullmatch(pin):
-            with _held(place, fcntl.LOCK_SH):
+            with held(place, fcntl.LOCK_SH):
                 if _complete(place):
                     said = read_json(place.with_suffix(".json"))
                     yield Located(place, said["uri"], said)
                     return
         with _listed(root, wanted) as (pinned, files):
             place = home / _name(pinned, wanted)
-            with _held(place, fcntl.LOCK_EX):
+            with held(place, fcntl.LOCK_EX):
                 if not _complete(place):
                     _fill(place, pinned, files)
         root = cast("S3Root | DvcRoot", parse(pinned))
@@ -175,8 +180,13 @@ def _complete(place: Path) -> bool:
         said = read_json(place.with_suffix(".json"))
     except RadtransferError:
         return False
+    return _extent(place) == (said["files"], said["bytes"])
+
+
+def _extent(place: Path) -> tuple[int, int]:
+    """Number of files and their bytes."""
     sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
-    return (len(sizes), sum(sizes)) == (said["files"], said["bytes"])
+    return len(sizes), sum(sizes)
 
 
 def _fill(place: Path, pinned: str, files: list[File]) -> None:
@@ -258,11 +268,16 @@ def _locked(path: Path, how: int) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _held(place: Path, how: int) -> Iterator[None]:
-    """Hold a revision, which its removal takes the lock away from: look again whether it is still the one there."""
+def held(place: Path, how: int) -> Iterator[None]:
+    """Hold what lies at a place of the cache, so that it is not removed while the block runs.
+
+    Raises:
+        BlockingIOError: ``how`` says not to wait, and another holds it.
+    """
     path = place.with_suffix(".lock")
     while True:
         with _locked(path, how) as lock:
+            # Who removed it meanwhile took the lock away: look again whether it is still the one there.
             if not path.exists() or os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
                 continue
             os.utime(path)
@@ -270,24 +285,35 @@ def _held(place: Path, how: int) -> Iterator[None]:
             return
 
 
+def discard(place: Path) -> None:
+    """Remove what lies at a place of the cache, unless it is held."""
+    try:
+        with held(place, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _remove(place)
+            place.with_suffix(".lock").unlink()
+    except BlockingIOError:
+        pass
+
+
 def collect(keep_days: float = 0, *, dry_run: bool = False) -> tuple[list[Kept], int]:
-    """Remove the fetched revisions that no run is using, and the objects that no revision is left of.
+    """Remove fetched revisions and decoded images that no run is using, and objects that no revision is left of.
 
     Args:
         keep_days: what was used within so many days stays.
         dry_run: say what would be done and do nothing.
 
     Returns:
-        All revisions that were there, and how many bytes of objects were (or would be) freed.
+        All that were there, and how many bytes of objects and decoded images were (or would be) freed.
     """
     now = time.time()
     found = []
-    for lock in sorted((cache() / "data").glob("*.lock")):
+    for lock in [lock for kind in (DATA, DECODED) for lock in sorted((cache() / kind).glob("*.lock"))]:
         place, used = lock.with_suffix(""), lock.stat().st_mtime
         try:
             said = read_json(place.with_suffix(".json"))
-        except RadtransferError:  # never completed
-            said = {"uri": "", "files": 0, "bytes": 0}
+        except RadtransferError:  # a fetch that was never completed has no folder yet
+            files, size = _extent(place)
+            said = {"uri": "" if lock.parent.name == DATA else UNFINISHED, "files": files, "bytes": size}
         with lock.open("ab") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -298,8 +324,10 @@ def collect(keep_days: float = 0, *, dry_run: bool = False) -> tuple[list[Kept],
                 _remove(place)
                 lock.unlink()
         found.append(Kept(place.name, said["uri"], said["files"], said["bytes"], used, state))
-    gone = [cache() / "data" / each.name for each in found if each.state == "removed"] if dry_run else []
-    return found, _sweep(now - keep_days * 86400, gone, dry_run)
+    removed = [each for each in found if each.state == "removed"]
+    freed = sum(each.bytes for each in removed if each.uri == UNFINISHED)
+    gone = [cache() / DATA / each.name for each in removed] if dry_run else []
+    return found, freed + _sweep(now - keep_days * 86400, gone, dry_run)
 
 
 def _sweep(before: float, gone: list[Path], dry_run: bool) -> int:

@@ -13,6 +13,7 @@ and peak memory of :func:`~radtransfer.preprocess.ingest.ingest` by the number o
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
@@ -25,19 +26,11 @@ from PIL import Image
 
 from radtransfer.datasets import phantoms
 from radtransfer.preprocess.ingest import ingest
-from radtransfer.preprocess.scratch import Place, Scratch, entry_name
+from radtransfer.preprocess.scratch import Scratch, entry_name
 from radtransfer.progress import track
 
 DIFFERENT = 64
 BATCH = 32
-
-
-class Forgetful(Scratch):
-    """Decodes a file as often as it is given."""
-
-    def places(self) -> dict[bytes, Place]:
-        """None."""
-        return {}
 
 
 def bare(path: Path, side: int) -> int:
@@ -59,6 +52,12 @@ def drawn(folder: Path, count: int, side: int) -> list[Path]:
         turned = np.roll(originals[number % DIFFERENT], tuple(rng.integers(-40, 40, 2)), axis=(0, 1))
         Image.fromarray(turned).save(path, compress_level=1)
     return paths
+
+
+def empty(scratch: Scratch) -> None:
+    """So that every file is decoded."""
+    shutil.rmtree(scratch.folder, ignore_errors=True)
+    scratch.folder.mkdir()
 
 
 def ours(paths: list[Path], scratch: Scratch) -> tuple[float, float]:
@@ -85,15 +84,14 @@ def main() -> None:
         folder = Path(temporary)
         paths = drawn(folder / "images", given.images, given.side)
         scratch = Scratch(folder / "scratch", given.store_side)
-        scratch.folder.mkdir()
-        anew = Forgetful(scratch.folder, given.store_side)
         ratios = []
         for _ in range(given.repeat):
             started = time.perf_counter()
             with ProcessPoolExecutor(2) as pool:
                 list(pool.map(bare, paths, [given.store_side] * len(paths), chunksize=32))
             peer = time.perf_counter() - started
-            spent, _ = ours(paths, anew)
+            empty(scratch)
+            spent, _ = ours(paths, scratch)
             ratios.append(peer / spent)
             print(f"bare loop {len(paths) / peer:.0f} images/s, ours {len(paths) / spent:.0f}, ratio {ratios[-1]:.2f}")
         print(f"into the store: median ratio {statistics.median(ratios):.2f}")
@@ -102,8 +100,11 @@ def main() -> None:
         print(f"taken up: {len(paths) / again:.0f} images/s, {spent / again:.1f} times as fast as decoding them")
 
         places = scratch.places()
-        np.save(folder / "images.npy", [scratch.square(places[entry_name(path)]) for path in paths])
-        stored = np.load(folder / "images.npy", mmap_mode="r")
+        with (folder / "squares").open("wb") as stream:
+            for path in paths:
+                stream.write(scratch.square(places[entry_name(path)]).tobytes())
+        shape = (len(paths), given.store_side, given.store_side)
+        stored = np.memmap(folder / "squares", dtype=np.uint8, mode="r", shape=shape)
         order = np.random.default_rng(0).permutation(len(paths) // BATCH * BATCH)[: 20 * BATCH].reshape(-1, BATCH)
         started = time.perf_counter()
         for batch in order:
@@ -119,7 +120,8 @@ def main() -> None:
         print("images  seconds  ms an image  peak MiB")
         for count in map(int, given.sizes.split(",")):
             repeated = [paths[position % len(paths)] for position in range(count)]
-            spent, peak = ours(repeated, anew)
+            empty(scratch)
+            spent, peak = ours(repeated, scratch)
             print(f"{count:6d} {spent:8.1f} {1000 * spent / count:12.2f} {peak:9.0f}", flush=True)
 
 

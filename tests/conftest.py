@@ -13,8 +13,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from radtransfer.cache import VARIABLE
 from radtransfer.config import TL_SOURCES
-from radtransfer.datasets.fetch import VARIABLE
 
 TINY = ("test_resnet", "test_efficientnet")
 SEED = 0

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from radtransfer import cli
-from radtransfer.datasets.fetch import UNFINISHED, VARIABLE, cache, collect
+from radtransfer.cache import VARIABLE, cache
+from radtransfer.datasets.fetch import UNFINISHED, collect
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.grouping import THUMBNAIL
 from radtransfer.preprocess.scratch import Place, Scratch, entry_name, resumable

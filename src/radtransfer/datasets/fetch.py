@@ -1,9 +1,7 @@
 """From the name of a data root to a local folder: what lies elsewhere is fetched once and kept in a cache.
 
-In the cache (``RADTRANSFER_CACHE``, else ``~/.cache/radtransfer``) lie ``objects/``, each fetched object once, and
-``data/<revision>/``, the folders that runs read, whose files are links to the objects. ``data/<revision>.json`` says
-what a complete one holds; ``data/<revision>.lock`` is held by whoever uses it, and its time is that of the last use. In
-``decoded/`` likewise lies what unfinished runs decoded, see :mod:`radtransfer.preprocess.scratch`.
+In the cache lie ``objects/``, each fetched object once, and ``data/<revision>/``, the folders that runs read, whose
+files are links to the objects. ``data/<revision>.json`` says what a complete one holds.
 """
 
 from __future__ import annotations
@@ -21,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from radtransfer.artifacts import read_json, staged, write_json
+from radtransfer.cache import DATA, DECODED, VARIABLE, cache, held, locked, remove
 from radtransfer.datasets import dvcgit
 from radtransfer.datasets.dvcgit import File
 from radtransfer.datasets.roots import DvcRoot, S3Root, clean, parse
@@ -31,8 +30,6 @@ from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import track
 
-VARIABLE = "RADTRANSFER_CACHE"
-DATA, DECODED = "data", "decoded"
 UNFINISHED = "decoded images of an unfinished run"
 _PIN = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 JOBS = 16
@@ -68,12 +65,6 @@ class Kept:
     bytes: int
     last_used: float
     state: str
-
-
-def cache() -> Path:
-    """Folder of the cache."""
-    named = os.environ.get(VARIABLE)
-    return Path(named).absolute() if named else Path.home() / ".cache/radtransfer"
 
 
 @contextmanager
@@ -192,8 +183,8 @@ def _extent(place: Path) -> tuple[int, int]:
 def _fill(place: Path, pinned: str, files: list[File]) -> None:
     """Fetch what is missing and lay out the folder, whole or not at all."""
     objects = cache() / "objects"
-    _remove(place)
-    with _locked(objects.with_suffix(".lock"), fcntl.LOCK_SH):
+    remove(place)
+    with locked(objects.with_suffix(".lock"), fcntl.LOCK_SH):
         _fetch(files, objects)
         with staged(place) as staging:
             for file in files:
@@ -243,13 +234,6 @@ def _fetch(files: list[File], objects: Path) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def _remove(place: Path) -> None:
-    """Remove a revision, and what a killed process left of it; the caller holds it."""
-    place.with_suffix(".json").unlink(missing_ok=True)  # first: what has none is not whole
-    for folder in (place, *place.parent.glob(f".{place.name}.partial-*")):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _link(origin: Path, target: Path) -> None:
     try:
         os.link(origin, target)
@@ -257,42 +241,6 @@ def _link(origin: Path, target: Path) -> None:
         raise
     except OSError:  # a file system without links, or too many of them
         shutil.copyfile(origin, target)
-
-
-@contextmanager
-def _locked(path: Path, how: int) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as lock:
-        fcntl.flock(lock, how)
-        yield lock
-
-
-@contextmanager
-def held(place: Path, how: int) -> Iterator[None]:
-    """Hold what lies at a place of the cache, so that it is not removed while the block runs.
-
-    Raises:
-        BlockingIOError: ``how`` says not to wait, and another holds it.
-    """
-    path = place.with_suffix(".lock")
-    while True:
-        with _locked(path, how) as lock:
-            # Who removed it meanwhile took the lock away: look again whether it is still the one there.
-            if not path.exists() or os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
-                continue
-            os.utime(path)
-            yield
-            return
-
-
-def discard(place: Path) -> None:
-    """Remove what lies at a place of the cache, unless it is held."""
-    try:
-        with held(place, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            _remove(place)
-            place.with_suffix(".lock").unlink()
-    except BlockingIOError:
-        pass
 
 
 def collect(keep_days: float = 0, *, dry_run: bool = False) -> tuple[list[Kept], int]:
@@ -321,7 +269,7 @@ def collect(keep_days: float = 0, *, dry_run: bool = False) -> tuple[list[Kept],
             except BlockingIOError:
                 state = "in use"
             if state == "removed" and not dry_run:
-                _remove(place)
+                remove(place)
                 lock.unlink()
         found.append(Kept(place.name, said["uri"], said["files"], said["bytes"], used, state))
     removed = [each for each in found if each.state == "removed"]
@@ -335,7 +283,7 @@ def _sweep(before: float, gone: list[Path], dry_run: bool) -> int:
     objects, freed = cache() / "objects", 0
     links = Counter(path.stat().st_ino for folder in gone for path in folder.rglob("*") if path.is_file())
     try:
-        with _locked(objects.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with locked(objects.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
             for path in objects.rglob("*"):
                 status = path.stat()
                 if path.is_file() and status.st_nlink - links[status.st_ino] == 1 and status.st_mtime <= before:

@@ -1,6 +1,6 @@
 """Decoded images on their way into the store, kept so that a run that was stopped decodes only what is missing.
 
-They lie in the cache (:func:`radtransfer.datasets.fetch.cache`) in ``decoded/<key>/``, where the key stands for all
+They lie in the cache (:mod:`radtransfer.cache`) in ``decoded/<key>/``, where the key stands for all
 that the pixels depend on but the image files: code, libraries, settings. Every process appends to a log of its own, so
 nothing is written twice or over. An entry begins with a digest of the rest of it: what a killed run or a power failure
 left unfinished, or out of step, is not taken up.
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from radtransfer.datasets.fetch import DECODED, VARIABLE, cache, discard, held
+from radtransfer.cache import DECODED, VARIABLE, cache, discard, held
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.decode import Grey
 from radtransfer.preprocess.grouping import THUMBNAIL
@@ -89,7 +89,8 @@ class Scratch:
         log = f"{os.getpid()}-{_PROCESS}"
         try:
             with (self.folder / log).open("ab") as stream:
-                stream.write(hashlib.sha256(body).digest() + body)
+                stream.write(hashlib.sha256(body).digest())
+                stream.write(body)
                 return Place(log, stream.tell() - self._length)
         except OSError as error:
             raise RadtransferError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from radtransfer.cache import VARIABLE
 from radtransfer.config import TL_SOURCES
 
 TINY = ("test_resnet", "test_efficientnet")
@@ -32,6 +34,14 @@ class Chain:
     classifiers: list[Path] = field(default_factory=list)
     evaluation: Path = Path()
     bundle: Path = Path()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's own stays as it is."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -499,7 +499,7 @@ def datasets_gc(
     keep_days: Annotated[float, typer.Option(min=0, help="Keep what was used within so many days.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
 ) -> None:
-    """Print state,uri,files,bytes,last_used of each fetched revision, and remove those that no run is using."""
+    """Print state,uri,files,bytes,last_used of what was fetched or left unfinished, and remove what no run uses."""
     import csv
     from datetime import UTC, datetime
 

@@ -18,8 +18,9 @@ from kfp import dsl
 from PIL import Image
 
 from radtransfer import artifacts
+from radtransfer.cache import VARIABLE, cache
 from radtransfer.datasets import storage
-from radtransfer.datasets.fetch import VARIABLE, cache, collect, located
+from radtransfer.datasets.fetch import collect, located
 from radtransfer.datasets.phantoms import make_phantoms
 from radtransfer.errors import RadtransferError
 from tests.weed import KEYS, Weed

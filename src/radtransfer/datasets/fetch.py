@@ -1,8 +1,7 @@
 """From the name of a data root to a local folder: what lies elsewhere is fetched once and kept in a cache.
 
-In the cache (``RADTRANSFER_CACHE``, else ``~/.cache/radtransfer``) lie ``objects/``, each fetched object once, and
-``data/<revision>/``, the folders that runs read, whose files are links to the objects. ``data/<revision>.json`` says
-what a complete one holds; ``data/<revision>.lock`` is held by whoever uses it, and its time is that of the last use.
+In the cache lie ``objects/``, each fetched object once, and ``data/<revision>/``, the folders that runs read, whose
+files are links to the objects. ``data/<revision>.json`` says what a complete one holds.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from radtransfer.artifacts import read_json, staged, write_json
+from radtransfer.cache import DATA, DECODED, VARIABLE, cache, held, locked, remove
 from radtransfer.datasets import dvcgit
 from radtransfer.datasets.dvcgit import File
 from radtransfer.datasets.roots import DvcRoot, S3Root, clean, parse
@@ -30,7 +30,7 @@ from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import track
 
-VARIABLE = "RADTRANSFER_CACHE"
+UNFINISHED = "decoded images of an unfinished run"
 _PIN = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 JOBS = 16
 """Objects fetched at once."""
@@ -55,7 +55,9 @@ class Located:
 
 @dataclass(frozen=True)
 class Kept:
-    """A fetched revision in the cache; ``state`` is ``in use``, ``kept`` or ``removed``."""
+    """A fetched revision in the cache, or what an unfinished run decoded, whose ``uri`` says so in words; ``state`` is
+    ``in use``, ``kept`` or ``removed``.
+    """
 
     name: str
     uri: str
@@ -63,12 +65,6 @@ class Kept:
     bytes: int
     last_used: float
     state: str
-
-
-def cache() -> Path:
-    """Folder of the cache."""
-    named = os.environ.get(VARIABLE)
-    return Path(named).absolute() if named else Path.home() / ".cache/radtransfer"
 
 
 @contextmanager
@@ -90,20 +86,20 @@ def located(data_root: str | Path, folders: Iterable[str]) -> Iterator[Located]:
     wanted = sorted({clean(folder, f"data set folder {folder!r}") for folder in folders})
     if "" in wanted:
         raise RadtransferError(f"data root {data_root}: name the folder of each data set below it, found an empty path")
-    home = cache() / "data"
+    home = cache() / DATA
     home.mkdir(parents=True, exist_ok=True)
     while True:
         pin = root.pin if isinstance(root, S3Root) else root.revision
         place = home / _name(root.pinned(pin), wanted)
         if _PIN.fullmatch(pin):
-            with _held(place, fcntl.LOCK_SH):
+            with held(place, fcntl.LOCK_SH):
                 if _complete(place):
                     said = read_json(place.with_suffix(".json"))
                     yield Located(place, said["uri"], said)
                     return
         with _listed(root, wanted) as (pinned, files):
             place = home / _name(pinned, wanted)
-            with _held(place, fcntl.LOCK_EX):
+            with held(place, fcntl.LOCK_EX):
                 if not _complete(place):
                     _fill(place, pinned, files)
         root = cast("S3Root | DvcRoot", parse(pinned))
@@ -175,15 +171,20 @@ def _complete(place: Path) -> bool:
         said = read_json(place.with_suffix(".json"))
     except RadtransferError:
         return False
+    return _extent(place) == (said["files"], said["bytes"])
+
+
+def _extent(place: Path) -> tuple[int, int]:
+    """Number of files and their bytes."""
     sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
-    return (len(sizes), sum(sizes)) == (said["files"], said["bytes"])
+    return len(sizes), sum(sizes)
 
 
 def _fill(place: Path, pinned: str, files: list[File]) -> None:
     """Fetch what is missing and lay out the folder, whole or not at all."""
     objects = cache() / "objects"
-    _remove(place)
-    with _locked(objects.with_suffix(".lock"), fcntl.LOCK_SH):
+    remove(place)
+    with locked(objects.with_suffix(".lock"), fcntl.LOCK_SH):
         _fetch(files, objects)
         with staged(place) as staging:
             for file in files:
@@ -233,13 +234,6 @@ def _fetch(files: list[File], objects: Path) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def _remove(place: Path) -> None:
-    """Remove a revision, and what a killed process left of it; the caller holds it."""
-    place.with_suffix(".json").unlink(missing_ok=True)  # first: what has none is not whole
-    for folder in (place, *place.parent.glob(f".{place.name}.partial-*")):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _link(origin: Path, target: Path) -> None:
     try:
         os.link(origin, target)
@@ -249,45 +243,25 @@ def _link(origin: Path, target: Path) -> None:
         shutil.copyfile(origin, target)
 
 
-@contextmanager
-def _locked(path: Path, how: int) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as lock:
-        fcntl.flock(lock, how)
-        yield lock
-
-
-@contextmanager
-def _held(place: Path, how: int) -> Iterator[None]:
-    """Hold a revision, which its removal takes the lock away from: look again whether it is still the one there."""
-    path = place.with_suffix(".lock")
-    while True:
-        with _locked(path, how) as lock:
-            if not path.exists() or os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
-                continue
-            os.utime(path)
-            yield
-            return
-
-
 def collect(keep_days: float = 0, *, dry_run: bool = False) -> tuple[list[Kept], int]:
-    """Remove the fetched revisions that no run is using, and the objects that no revision is left of.
+    """Remove fetched revisions and decoded images that no run is using, and objects that no revision is left of.
 
     Args:
         keep_days: what was used within so many days stays.
         dry_run: say what would be done and do nothing.
 
     Returns:
-        All revisions that were there, and how many bytes of objects were (or would be) freed.
+        All that were there, and how many bytes of objects and decoded images were (or would be) freed.
     """
     now = time.time()
     found = []
-    for lock in sorted((cache() / "data").glob("*.lock")):
+    for lock in [lock for kind in (DATA, DECODED) for lock in sorted((cache() / kind).glob("*.lock"))]:
         place, used = lock.with_suffix(""), lock.stat().st_mtime
         try:
             said = read_json(place.with_suffix(".json"))
-        except RadtransferError:  # never completed
-            said = {"uri": "", "files": 0, "bytes": 0}
+        except RadtransferError:  # a fetch that was never completed has no folder yet
+            files, size = _extent(place)
+            said = {"uri": "" if lock.parent.name == DATA else UNFINISHED, "files": files, "bytes": size}
         with lock.open("ab") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -295,11 +269,13 @@ def collect(keep_days: float = 0, *, dry_run: bool = False) -> tuple[list[Kept],
             except BlockingIOError:
                 state = "in use"
             if state == "removed" and not dry_run:
-                _remove(place)
+                remove(place)
                 lock.unlink()
         found.append(Kept(place.name, said["uri"], said["files"], said["bytes"], used, state))
-    gone = [cache() / "data" / each.name for each in found if each.state == "removed"] if dry_run else []
-    return found, _sweep(now - keep_days * 86400, gone, dry_run)
+    removed = [each for each in found if each.state == "removed"]
+    freed = sum(each.bytes for each in removed if each.uri == UNFINISHED)
+    gone = [cache() / DATA / each.name for each in removed] if dry_run else []
+    return found, freed + _sweep(now - keep_days * 86400, gone, dry_run)
 
 
 def _sweep(before: float, gone: list[Path], dry_run: bool) -> int:
@@ -307,7 +283,7 @@ def _sweep(before: float, gone: list[Path], dry_run: bool) -> int:
     objects, freed = cache() / "objects", 0
     links = Counter(path.stat().st_ino for folder in gone for path in folder.rglob("*") if path.is_file())
     try:
-        with _locked(objects.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with locked(objects.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
             for path in objects.rglob("*"):
                 status = path.stat()
                 if path.is_file() and status.st_nlink - links[status.st_ino] == 1 and status.st_mtime <= before:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,44 +16,11 @@ from PIL import Image
 
 from radtransfer.preprocess import grouping
 from radtransfer.preprocess.decode import Grey, ImageError, Letterbox, Window, decode_bytes, letterbox, read_bytes
+from radtransfer.preprocess.scratch import Place, Scratch, entry_name
 
 IMAGES_PER_WORKER = 500
 """Fewer do not pay for the start of one more process."""
 _BATCH = 16
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """Equal-sized uint8 images in a file, by position; several processes may write at once, each its own positions.
-
-    Attributes:
-        path: the file; it need not exist.
-        shape: height and width of an image, px.
-    """
-
-    path: Path
-    shape: tuple[int, int]
-
-    def write(self, position: int, image: Grey) -> None:
-        """Put an image at a position.
-
-        Raises:
-            ValueError: it has another shape.
-        """
-        if image.shape != self.shape:
-            raise ValueError(f"expected shape {self.shape}, got {image.shape}")
-        with self.path.open("r+b") as stream:
-            stream.seek(position * image.size)
-            stream.write(image.tobytes())
-
-    def __getitem__(self, position: int, /) -> Grey:
-        length = self.shape[0] * self.shape[1]
-        with self.path.open("rb") as stream:
-            stream.seek(position * length)
-            data = stream.read(length)
-        if len(data) < length:
-            raise IndexError(position)
-        return np.frombuffer(data, dtype=np.uint8).reshape(self.shape)
 
 
 class Levels(NamedTuple):
@@ -95,6 +63,7 @@ class Ingested:
     """What is known of a file that was decoded.
 
     Attributes:
+        place: where its square and thumbnail lie in the scratch.
         sha256: digest of the file.
         pixel_sha256: digest of its decoded pixels.
         box: where the image lies in its square.
@@ -103,6 +72,7 @@ class Ingested:
         descriptor: int8 [2304], see :func:`~radtransfer.preprocess.grouping.descriptor`.
     """
 
+    place: Place
     sha256: str
     pixel_sha256: str
     box: Letterbox
@@ -111,43 +81,41 @@ class Ingested:
     descriptor: npt.NDArray[np.int8]
 
 
-def ingest(
-    paths: Sequence[Path], squares: Scratch, thumbnails: Scratch, window: Window | None = None
-) -> Iterator[Ingested | Refused]:
-    """Decode files; put each one's square and thumbnail at its position.
+def ingest(paths: Sequence[Path], scratch: Scratch, window: Window | None = None) -> Iterator[Ingested | Refused]:
+    """Put squares and thumbnails of files into the scratch; those that are there already are not decoded.
 
     The processes are as many as this one may use CPUs; the result does not depend on their number. Memory does not grow
     with the number of files.
 
     Args:
-        paths: image files.
-        squares: for the letterboxed images.
-        thumbnails: for the thumbnails.
+        paths: image files. Each is read, since its digest says whether it is the one that was decoded before.
+        scratch: for squares and thumbnails, of this window alone.
         window: see :func:`~radtransfer.preprocess.decode.decode`.
 
     Yields:
         for each file, in turn, what is known of it, or why it cannot be used.
     """
-    for scratch in (squares, thumbnails):
-        scratch.path.touch()
+    before = scratch.places()
+    if before:
+        print(f"preprocess: {len(before)} images were decoded by an unfinished run", file=sys.stderr)
     workers = max(1, min(joblib.cpu_count(), len(paths) // IMAGES_PER_WORKER))
     parallel = joblib.Parallel(workers, return_as="generator", batch_size=_BATCH, pre_dispatch=4 * _BATCH * workers)
-    yield from parallel(
-        joblib.delayed(_ingest)(path, position, squares, thumbnails, window) for position, path in enumerate(paths)
-    )
+    yield from parallel(joblib.delayed(_ingest)(path, scratch, before.get(entry_name(path)), window) for path in paths)
 
 
-def _ingest(
-    path: Path, position: int, squares: Scratch, thumbnails: Scratch, window: Window | None
-) -> Ingested | Refused:
+def _ingest(path: Path, scratch: Scratch, place: Place | None, window: Window | None) -> Ingested | Refused:
     try:
         data = read_bytes(path)
-        decoded = decode_bytes(data, path, window)
+        sha256 = hashlib.sha256(data).hexdigest()
+        said = scratch.said(place) if place else None
+        if place is None or said is None or said["sha256"] != sha256:
+            decoded = decode_bytes(data, path, window)
+            square, box = letterbox(decoded.pixels, scratch.size)
+            digests = {"sha256": sha256, "pixel_sha256": grouping.pixel_sha256(decoded.pixels)}
+            said = digests | {"box": asdict(box), "flags": decoded.flags, "levels": Levels.of(decoded.pixels)}
+            place = scratch.write(entry_name(path), said, square, grouping.thumbnail(decoded.pixels))
     except ImageError as error:
         return Refused(error.problem, str(error).removeprefix(f"{path}: "))
-    square, box = letterbox(decoded.pixels, squares.shape[0])
-    small = grouping.thumbnail(decoded.pixels)
-    squares.write(position, square)
-    thumbnails.write(position, small)
-    digests = hashlib.sha256(data).hexdigest(), grouping.pixel_sha256(decoded.pixels)
-    return Ingested(*digests, box, decoded.flags, Levels.of(decoded.pixels), grouping.descriptor(small))
+    box, flags, levels = Letterbox(**said["box"]), tuple(said["flags"]), Levels(*said["levels"])
+    descriptor = grouping.descriptor(scratch.thumbnail(place))
+    return Ingested(place, sha256, said["pixel_sha256"], box, flags, levels, descriptor)

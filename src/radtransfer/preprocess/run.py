@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,9 +19,10 @@ from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
 from radtransfer.preprocess.decode import Grey, Letterbox, Window
 from radtransfer.preprocess.describe import describe
-from radtransfer.preprocess.ingest import Levels, Refused, Scratch, ingest
+from radtransfer.preprocess.ingest import Levels, Refused, ingest
 from radtransfer.preprocess.inherit import Inherited
 from radtransfer.preprocess.inherit import write as write_splits
+from radtransfer.preprocess.scratch import Place, Scratch, resumable
 from radtransfer.preprocess.selection import Asked, Side, select
 from radtransfer.preprocess.split import Splits
 from radtransfer.problems import PROBLEMS, Policy, Rejected, policies
@@ -34,9 +34,9 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class _Image:
-    """A decoded image, waiting in the scratch files at its place."""
+    """A decoded image, waiting in the scratch."""
 
-    place: int
+    place: Place
     record: Record
     role: str
     dataset: Dataset
@@ -114,6 +114,8 @@ def preprocess(
     test_fold = [int(number) for number in test_fold]  # KFP may hand on 1.0
     if Path(target_out).absolute() == Path(source_out).absolute():
         raise RadtransferError(f"{target_out}: named for both stores; name a folder for each")
+    for out in (target_out, source_out):
+        artifacts.check_free(Path(out))
     asked = (
         Asked(target_layout, target_path, dict(target_table or {})),
         Asked(source_layout, source_path, dict(source_table or {})),
@@ -137,20 +139,18 @@ def preprocess(
             "test_fold": test_fold,
             "ct_window": list(ct_window),
         }
+        shared = {"root": str(place.root.resolve())} | {key: settings[key] for key in ("target", "source", "ct_window")}
+        # Entered before the stores, so that it is there until they have their names.
+        scratch = stack.enter_context(resumable(shared, image_size, Path(target_out).absolute().parent))
         folders = {
             side.role: stack.enter_context(
                 artifacts.writing(Path(out), "image-store", step="preprocess", settings=settings)
             )
             for side, out in zip(sides, (target_out, source_out), strict=True)
         }
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folders["target"][0].parent, prefix=".")))
-        squares, thumbnails = (
-            Scratch(scratch / name, (side, side))
-            for name, side in (("squares", image_size), ("thumbnails", grouping.THUMBNAIL))
-        )
-        images, descriptors = _decoded(place.root, sides, squares, thumbnails, window, chosen)
+        images, descriptors = _decoded(place.root, sides, scratch, window, chosen)
         _stop_at(chosen, sides)
-        names, pairs = _group_names(images, descriptors, thumbnails)
+        names, pairs = _group_names(images, descriptors, scratch)
         kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
         splits = {}
         for side in sides:
@@ -165,7 +165,9 @@ def preprocess(
             own = set(mine)
             rows = written[side.role] = [_row(images[i], side, names[i], splits[side.role][names[i]]) for i in mine]
             side.rejected = sorted(one._replace(file=side.dataset.called(one.file)) for one in side.rejected)
-            store.write(folder, rows, (squares[images[i].place] for i in mine), image_size, side.rejected, side.found)
+            store.write(
+                folder, rows, (scratch.square(images[i].place) for i in mine), image_size, side.rejected, side.found
+            )
             joined = sum(own.issuperset(pair) for pair in pairs)
             told = describe(side, rows, [images[i].levels for i in mine], image_size, joined)
             content.update(told, ct_window=list(ct_window), data=place.data)
@@ -198,19 +200,13 @@ def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Itera
 
 
 def _decoded(
-    data_root: Path,
-    sides: tuple[Side, Side],
-    squares: Scratch,
-    thumbnails: Scratch,
-    window: Window | None,
-    chosen: Mapping[str, Policy],
+    data_root: Path, sides: tuple[Side, Side], scratch: Scratch, window: Window | None, chosen: Mapping[str, Policy]
 ) -> tuple[list[_Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
     images: list[_Image] = []
     descriptors = []
     work = [(side, record) for side in sides for record in side.records]
-    ingested = ingest([Path(data_root) / record.file for _, record in work], squares, thumbnails, window)
-    for place, got in enumerate(track(ingested, "preprocess: decode", len(work))):
-        side, record = work[place]
+    ingested = ingest([Path(data_root) / record.file for _, record in work], scratch, window)
+    for (side, record), got in zip(work, track(ingested, "preprocess: decode", len(work)), strict=True):
         if isinstance(got, Refused):
             side.rejected.append(Rejected(record.file, got.problem, got.reason))
             continue
@@ -222,7 +218,7 @@ def _decoded(
             continue
         descriptors.append(got.descriptor)
         digests = got.sha256, got.pixel_sha256
-        images.append(_Image(place, record, side.role, side.dataset, *digests, got.box, flags, got.levels))
+        images.append(_Image(got.place, record, side.role, side.dataset, *digests, got.box, flags, got.levels))
     return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
 
 
@@ -230,15 +226,15 @@ def _decoded(
 class _Chosen:
     """Some of the thumbnails, numbered anew."""
 
-    thumbnails: Scratch
-    places: list[int]
+    scratch: Scratch
+    places: list[Place]
 
     def __getitem__(self, position: int, /) -> Grey:
-        return self.thumbnails[self.places[position]]
+        return self.scratch.thumbnail(self.places[position])
 
 
 def _group_names(
-    images: list[_Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], thumbnails: Scratch
+    images: list[_Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], scratch: Scratch
 ) -> tuple[list[str], list[tuple[int, int]]]:
     """Name of each image's leakage group, and the pairs of near duplicates."""
     pairs: list[tuple[int, int]] = []
@@ -248,7 +244,7 @@ def _group_names(
         ]
         files = [images[i].record.file for i in some]
         found = grouping.near_duplicates(
-            descriptors[some], files, _Chosen(thumbnails, [images[i].place for i in some]), limits
+            descriptors[some], files, _Chosen(scratch, [images[i].place for i in some]), limits
         )
         pairs += [(some[i], some[j]) for i, j in found]
     keys = [

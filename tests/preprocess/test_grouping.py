@@ -73,6 +73,12 @@ def test_slices_join_more_readily() -> None:
     assert pairs([image.astype(np.uint8)[:high, :wide], blend], far(2), grouping.SLICES) == {(0, 1)}
 
 
+def test_less_alike_images_must_agree_more() -> None:
+    limits = grouping.Limits(agreement=((0.6, 0.4), (0.5, 0.7)), numbered=0.5)
+    assert [limits.least_agreement(value) for value in (0.9, 0.61, 0.6, 0.51)] == [0.4, 0.4, 0.7, 0.7]
+    assert limits.likeness == 0.5 and grouping.SLICES.least_agreement(0.51) is None
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_groups_are_connected_components(data: st.DataObject) -> None:

@@ -15,7 +15,9 @@ Measured on the 3,039 readable of 3,066 FracAtlas files: of 4.6 million pairs 84
 parts them: 105 pairs, by eye the same exposure, have 0.79 to 1; two more (one exposure processed twice, one pair in
 doubt) 0.59 and 0.52; all others less than 0.39. Exposures that were processed anew or turned are among those, but they
 carry neighbouring file numbers, so there likeness alone decides (80 of 6,595 such pairs; this also joins some views of
-one patient). Together 184 pairs in 154 groups of two or three.
+one patient). One more exposure, there in two crops, has a likeness of 0.55 and an agreement of 0.75; of the other pairs
+with a likeness of 0.5 to 0.6 the highest agreement is 0.60. `benchmarks/pairs.csv` lists what was looked at.
+Together 185 pairs in 155 groups of two or three.
 
 Measured on IQ-OTH/NCCD (793 slices, no case ids): slices of the classes normal and malignant, which are never of one
 case, have a likeness of at most 0.44. With the limits below a 5-nearest-neighbour classifier on 64 x 64 pixels tells
@@ -63,19 +65,26 @@ class Limits:
     """What counts as a near duplicate.
 
     Attributes:
-        likeness: least likeness of any two images.
-        agreement: least agreement of those; None: likeness suffices.
+        agreement: least agreement of two images above this likeness, the highest likeness first; None: it suffices.
         numbered: least likeness where the file numbers differ by at most three; there likeness suffices, whichever
             way up the images are.
     """
 
-    likeness: float
-    agreement: float | None
+    agreement: tuple[tuple[float, float | None], ...]
     numbered: float
 
+    @property
+    def likeness(self) -> float:
+        """Least likeness of any two images whose numbers say nothing."""
+        return self.agreement[-1][0]
 
-RADIOGRAPHS = Limits(likeness=0.6, agreement=0.4, numbered=0.5)
-SLICES = Limits(likeness=0.5, agreement=None, numbered=0.25)
+    def least_agreement(self, likeness: float) -> float | None:
+        """What two images of this likeness, which is above the least, need; None: nothing more."""
+        return next(least for above, least in self.agreement if likeness > above)
+
+
+RADIOGRAPHS = Limits(agreement=((0.6, 0.4), (0.5, 0.7)), numbered=0.5)
+SLICES = Limits(agreement=((0.5, None),), numbered=0.25)
 
 
 def thumbnail(pixels: Grey) -> Grey:
@@ -112,8 +121,9 @@ def near_duplicates(
         limits: what counts.
     """
     pairs = [pair for pair in _numbered(files) if _turned_likeness(descriptors, *pair) > limits.numbered]
-    for i, j in _alike(descriptors, limits.likeness):
-        if limits.agreement is None or _agreement(thumbnails[i], thumbnails[j]) > limits.agreement:
+    for i, j, likeness in _alike(descriptors, limits.likeness):
+        least = limits.least_agreement(likeness)
+        if least is None or _agreement(thumbnails[i], thumbnails[j]) > least:
             pairs.append((i, j))
     return sorted(set(pairs))
 
@@ -141,13 +151,14 @@ def groups(count: int, joined: Iterable[tuple[int, int]], keys: Sequence[Iterabl
     return result
 
 
-def _alike(descriptors: npt.NDArray[np.int8], limit: float) -> Iterator[tuple[int, int]]:
-    """Pairs with a likeness above ``limit``: candidates compared in full."""
+def _alike(descriptors: npt.NDArray[np.int8], limit: float) -> Iterator[tuple[int, int, float]]:
+    """Pairs with a likeness above ``limit``, and that: candidates compared in full."""
     candidates = _candidates(descriptors)
     for block in (candidates[start : start + _BLOCK] for start in range(0, len(candidates), _BLOCK)):
         one, other = (_unit(descriptors[block[:, side]]) for side in (0, 1))
-        for i, j in block[np.einsum("pd,pd->p", one, other) > limit]:
-            yield int(i), int(j)
+        likeness = np.einsum("pd,pd->p", one, other)
+        for (i, j), value in zip(block[likeness > limit], likeness[likeness > limit], strict=True):
+            yield int(i), int(j), float(value)
 
 
 def _candidates(descriptors: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:

@@ -38,7 +38,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -46,6 +46,10 @@ from radtransfer.preprocess.decode import Grey
 
 THUMBNAIL = 144
 _COARSE = 48
+# Averaging and Gaussian filters as matrices: for so small an image a third of the time.
+_EYE = np.eye(_COARSE, dtype=np.float32)
+_BLOCKS = _EYE.repeat(THUMBNAIL // _COARSE, axis=1) / np.float32(THUMBNAIL // _COARSE)
+_MEAN, _SPREAD = (gaussian_filter1d(_EYE, sigma, axis=0) for sigma in (2, 4))
 _TILES = 8
 _MARGIN = 12
 _NEIGHBOURS = 3
@@ -99,10 +103,9 @@ def pixel_sha256(pixels: Grey) -> str:
 
 def descriptor(small: Grey) -> npt.NDArray[np.int8]:
     """Locally standardised 48 x 48 reduction of a thumbnail, int8 [2304] (63 = 2 local deviations)."""
-    step = THUMBNAIL // _COARSE
-    coarse = small.reshape(_COARSE, step, _COARSE, step).mean(axis=(1, 3), dtype=np.float32)
-    detail = coarse - gaussian_filter(coarse, 2)
-    scaled = np.clip(detail / (np.sqrt(gaussian_filter(detail * detail, 4)) + 2), -2, 2)
+    coarse = _BLOCKS @ small.astype(np.float32) @ _BLOCKS.T
+    detail = coarse - _MEAN @ coarse @ _MEAN.T
+    scaled = np.clip(detail / (np.sqrt(_SPREAD @ (detail * detail) @ _SPREAD.T) + 2), -2, 2)
     centred = np.clip(scaled - scaled.mean(), -2, 2)
     return np.asarray(np.rint(centred * 31.5), dtype=np.int8).ravel()
 

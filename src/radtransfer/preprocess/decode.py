@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import ExifTags, Image, ImageChops, ImageFile
+from PIL.PngImagePlugin import PngImageFile
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
+from pydicom.pixels import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from radtransfer.errors import RadtransferError
 
@@ -91,7 +93,7 @@ class Decoded:
         pixels: uint8 [height, width], brighter = denser (radiographic convention), upright.
         flags: what was done to get it: ``truncated`` (the file lacks its last bytes), ``exif_rotated``, ``colour``
             (it had colours, luminance was taken), ``16bit``, ``dicom``, ``inverted`` (MONOCHROME1), ``hounsfield`` (a
-            window in Hounsfield units was applied).
+            window in Hounsfield units was applied), ``burnt_in_text`` (the header says so; pixels are not searched).
     """
 
     pixels: Grey
@@ -255,6 +257,9 @@ def _opened(data: bytes, path: Path) -> ImageFile.ImageFile:
     except Exception:
         raise ImageError(f"{path}: not a PNG, JPEG or DICOM file, or its header is damaged") from None
     _bounded(image.width * image.height, path)
+    frames = image.n_frames if isinstance(image, PngImageFile) else 1  # the others of a JPEG are previews of the first
+    if frames != 1:
+        raise ImageError(f"{path}: animated PNG with {frames} frames; give each image a file of its own")
     return image
 
 
@@ -367,11 +372,25 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         rows, columns = int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
-        packed = len(dataset.get("PixelData", b"")) if dataset.file_meta.TransferSyntaxUID == RLELossless else 0
+        stored, allocated = int(dataset.get("BitsStored", 0)), int(dataset.get("BitsAllocated", 0))
+        syntax = dataset.file_meta.TransferSyntaxUID
+        packed = len(dataset.get("PixelData", b"")) if syntax == RLELossless else 0
+        burnt_in = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     except _TooLargeError:
         raise ImageError(f"{path}: DICOM file that inflates to more than {MAX_BYTES} bytes") from None
     except Exception as error:
         raise ImageError(f"{path}: damaged DICOM file ({type(error).__name__})") from None
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ImageError(f"{path}: DICOM file without pixel data; give image files, no reports or plans")
+    if not _readable(syntax):
+        raise ImageError(
+            f"{path}: DICOM file in a transfer syntax that cannot be decoded here; export it uncompressed (Explicit VR "
+            "Little Endian)"
+        )
+    if "PixelData" in dataset and not 1 <= stored <= allocated:
+        raise ImageError(
+            f"{path}: DICOM file whose BitsStored is missing, or not between 1 and BitsAllocated; export it anew"
+        )
     if frames != 1:
         raise ImageError(f"{path}: DICOM file with {frames} frames; give single-frame files")
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"):
@@ -386,20 +405,30 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
     _bounded(rows * columns, path)
     if packed > MAX_RLE_BYTES:
         raise ImageError(f"{path}: {packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded")
+    flags: tuple[str, ...] = ("dicom", "burnt_in_text") if burnt_in else ("dicom",)
     try:
         raw = dataset.pixel_array
         if raw.ndim == 3 and raw.dtype == np.uint8:
-            return Decoded(np.array(Image.fromarray(raw).convert("L")), ("dicom", "colour"))
+            return Decoded(np.array(Image.fromarray(raw).convert("L")), (*flags, "colour"))
         if raw.ndim == 3:
-            return Decoded(_to_8_bit(raw @ np.array(_LUMINANCE)), ("dicom", "colour"))
+            return Decoded(_to_8_bit(raw @ np.array(_LUMINANCE)), (*flags, "colour"))
         real = apply_modality_lut(_significant_bits(raw, dataset), dataset)
         pixels = _shown(np.asarray(real, dtype=np.float64), dataset, window)
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on
         raise ImageError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
-    flags = ("dicom",) if window is None else ("dicom", "hounsfield")
+    if window is not None:
+        flags = (*flags, "hounsfield")
     if photometric == "MONOCHROME1":
         return Decoded(255 - pixels, (*flags, "inverted"))
     return Decoded(pixels, flags)
+
+
+def _readable(syntax: UID) -> bool:
+    """Whether pydicom has a decoder for a transfer syntax, and what that one needs is installed."""
+    try:
+        return not syntax.is_encapsulated or bool(get_decoder(syntax).is_available)
+    except (NotImplementedError, ValueError):  # not known, or not of pixels
+        return False
 
 
 def _in_hounsfield(dataset: pydicom.Dataset) -> bool:

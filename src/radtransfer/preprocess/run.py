@@ -104,8 +104,8 @@ def preprocess(
 
     Raises:
         RadtransferError: a folder, layout, part or class is missing, a split would lack a class, both stores are to
-            lie in one folder, ``previous_splits`` cannot be read, the data cannot be fetched, or there is a problem
-            whose policy is ``fail``.
+            lie in one folder or cannot be written, ``previous_splits`` cannot be read, the data cannot be fetched, or
+            there is a problem whose policy is ``fail``.
     """
     chosen = policies(on_problem or {})
     if Path(target_out).absolute() == Path(source_out).absolute():
@@ -138,7 +138,7 @@ def preprocess(
             )
             for side, out in zip(sides, (target_out, source_out), strict=True)
         }
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folders["target"][0].parent, prefix=".")))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folders["target"][0])))
         squares, thumbnails = (
             Scratch(scratch / name, (side, side))
             for name, side in (("squares", image_size), ("thumbnails", grouping.THUMBNAIL))

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
@@ -36,6 +36,7 @@ MAX_LOST = 0.1
 # Entropy-coded data that no encoder wrote and that holds no marker: what depends on it, the file did not hold.
 _FILLER = bytes(range(1, 252, 7)) * 1800
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's
+_PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _END_OF_IMAGE = b"\xff\xd9"
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -369,42 +370,24 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
     """One frame through modality LUT, then for CT ``window``, else the file's VOI LUT or window, else percentiles."""
     try:
         dataset = _dicom_dataset(data)
-        frames = int(dataset.get("NumberOfFrames", 1) or 1)
-        photometric = str(dataset.get("PhotometricInterpretation", ""))
-        rows, columns = int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
-        stored, allocated = int(dataset.get("BitsStored", 0)), int(dataset.get("BitsAllocated", 0))
-        syntax = dataset.file_meta.TransferSyntaxUID
-        packed = len(dataset.get("PixelData", b"")) if syntax == RLELossless else 0
+        if dataset.get("Modality") != "CT":
+            window = None
+        unfit = _unfit(dataset)
+        in_hounsfield = window is None or _in_hounsfield(dataset)
+        pixels_said = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
         burnt_in = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     except _TooLargeError:
         raise ImageError(f"{path}: DICOM file that inflates to more than {MAX_BYTES} bytes") from None
     except Exception as error:
         raise ImageError(f"{path}: damaged DICOM file ({type(error).__name__})") from None
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise ImageError(f"{path}: DICOM file without pixel data; give image files, no reports or plans")
-    if not _readable(syntax):
-        raise ImageError(
-            f"{path}: DICOM file in a transfer syntax that cannot be decoded here; export it uncompressed (Explicit VR "
-            "Little Endian)"
-        )
-    if "PixelData" in dataset and not 1 <= stored <= allocated:
-        raise ImageError(
-            f"{path}: DICOM file whose BitsStored is missing, or not between 1 and BitsAllocated; export it anew"
-        )
-    if frames != 1:
-        raise ImageError(f"{path}: DICOM file with {frames} frames; give single-frame files")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"):
-        raise ImageError(f"{path}: DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2")
-    if window is not None and dataset.get("Modality") != "CT":
-        window = None
-    if window is not None and not _in_hounsfield(dataset):
+    if unfit:
+        raise ImageError(f"{path}: {unfit}")
+    if not in_hounsfield:
         raise ImageError(
             f"{path}: CT without rescale slope and intercept to Hounsfield units, so no CT window can be applied; get "
             "the file as the scanner wrote it, or leave ct_window empty"
         )
-    _bounded(rows * columns, path)
-    if packed > MAX_RLE_BYTES:
-        raise ImageError(f"{path}: {packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded")
+    _bounded(pixels_said, path)
     flags: tuple[str, ...] = ("dicom", "burnt_in_text") if burnt_in else ("dicom",)
     try:
         raw = dataset.pixel_array
@@ -418,9 +401,30 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         raise ImageError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
     if window is not None:
         flags = (*flags, "hounsfield")
-    if photometric == "MONOCHROME1":
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
         return Decoded(255 - pixels, (*flags, "inverted"))
     return Decoded(pixels, flags)
+
+
+def _unfit(dataset: pydicom.Dataset) -> str:
+    """Why a DICOM file cannot be used, by its header; empty if it can. Damaged ones raise whatever pydicom raises."""
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        return "DICOM file without pixel data; give image files, no reports or plans"
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not _readable(syntax):
+        return (
+            "DICOM file in a transfer syntax that cannot be decoded here; export it uncompressed (Explicit VR Little "
+            "Endian)"
+        )
+    if "PixelData" in dataset and not 1 <= int(dataset.get("BitsStored", 0)) <= int(dataset.get("BitsAllocated", 0)):
+        return "DICOM file whose BitsStored is missing, or not between 1 and BitsAllocated; export it anew"
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    if frames != 1:
+        return f"DICOM file with {frames} frames; give single-frame files"
+    if str(dataset.get("PhotometricInterpretation", "")) not in _PHOTOMETRIC:
+        return "DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2"
+    packed = len(dataset.get("PixelData", b"")) if syntax == RLELossless else 0
+    return f"{packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded" if packed > MAX_RLE_BYTES else ""
 
 
 def _readable(syntax: UID) -> bool:

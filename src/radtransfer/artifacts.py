@@ -7,6 +7,9 @@ file in it, and a seal over all that. A consumer opens it with :func:`read`, whi
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -14,8 +17,9 @@ import resource
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,23 +115,57 @@ def staged(final: Path) -> Iterator[Path]:
     """Fill a folder so that its final name never holds a half-filled one.
 
     Yields an empty folder beside ``final``. It is renamed to ``final`` when the block ends well, and removed when it
-    raises.
+    raises; what a killed process left of it is removed by the next one.
 
     Raises:
-        RadtransferError: ``final`` exists and is not an empty folder.
+        RadtransferError: ``final`` exists and is not an empty folder, another process is writing it, it cannot be
+            written, or the disk is full.
     """
-    check_free(final)
-    staging = final.parent / f".{final.name}.partial-{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with _alone(final) as staging:
+        try:
+            yield staging
+            staging.rename(final)  # over an empty folder, too; in one step
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise RadtransferError(
+                    f"{final}: the disk is full ({os.strerror(error.errno)}), nothing was kept; make room or name an "
+                    "output folder on another disk"
+                ) from None
+            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _alone(final: Path) -> Iterator[Path]:
+    """Hold the name of an artifact against other processes, and yield a new folder beside it."""
+    path = final.with_name(f".{final.name}.lock")
+    partial = f".{final.name}.partial-"
+    with ExitStack() as stack:
+        try:
+            with suppress(FileExistsError):  # a file in the way: what follows says that it is not a folder
+                path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.open("ab"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                held = False
+            if not held:  # in use, or removed by one that has ended since it was opened
+                raise RadtransferError(
+                    f"{final}: another process is writing it; wait for it to end, or name another output folder"
+                )
+            stack.callback(path.unlink, missing_ok=True)
+            check_free(final)
+            for left in path.parent.glob(f"{glob.escape(partial)}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            staging = path.with_name(f"{partial}{uuid.uuid4().hex}")
+            staging.mkdir()
+        except OSError as error:
+            raise RadtransferError(
+                f"{final}: cannot be written ({error.strerror}); make room or name another output folder"
+            ) from None
         yield staging
-        if final.exists():
-            final.rmdir()
-        staging.rename(final)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 @contextmanager
@@ -154,7 +192,7 @@ def writing(
         inputs: the artifacts it was made from.
 
     Raises:
-        RadtransferError: ``final`` exists and is not an empty folder.
+        RadtransferError: as of :func:`staged`.
     """
     content: dict[str, Any] = {}
     started = time.monotonic()

@@ -42,6 +42,10 @@ PROBLEMS = {
         "its last bytes are missing", "what they held is black, if that is at most a tenth of a JPEG; else left out"
     ),
     "exif_rotated": Problem("it lies turned or mirrored, says its EXIF orientation", "turned upright"),
+    "burnt_in_text": Problem(
+        "its DICOM header says that text which identifies the patient is burnt into its pixels (BurnedInAnnotation); "
+        "export it anew with that text masked and the header set to NO"
+    ),
     "colour": Problem("it has colours", "luminance is taken"),
     "label_conflict": Problem(
         "its data set gives it two labels", "the one that the layout goes by is taken; where there is none, left out"

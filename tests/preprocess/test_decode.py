@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
 
+from radtransfer.artifacts import peak_mib
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import decode as module
-from radtransfer.preprocess.decode import Letterbox, Window, decode, letterbox
+from radtransfer.preprocess.decode import Letterbox, Window, decode, decode_bytes, letterbox
 
 RAMP = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))  # 40 rows, 60 columns
 
@@ -180,17 +182,8 @@ def test_damaged_files_raise_only_our_error(tmp_path_factory: pytest.TempPathFac
 
 
 def test_huge_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     for side in (12_000, 60_000):
-        head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-        data = (
-            b"\x89PNG\r\n\x1a\n"
-            + chunk(b"IHDR", head)
-            + chunk(b"IDAT", zlib.compress(b"\0" * 100))
-            + chunk(b"IEND", b"")
-        )
+        data = png(side, side, zlib.compress(b"\0" * 100))
         with pytest.raises(RadtransferError, match="are decoded"):
             decode_of(tmp_path, data)
 
@@ -202,6 +195,54 @@ def test_images_of_nothing_are_refused(tmp_path: Path) -> None:
         decode_of(tmp_path, b"")
     with pytest.raises(RadtransferError, match=r"gone\.png: no such file"):
         decode(tmp_path / "gone.png")
+
+
+def test_text_under_an_image_name_and_a_single_pixel_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("not an image at all")
+    with pytest.raises(RadtransferError, match=r"a\.png: not a PNG, JPEG or DICOM file"):
+        decode(tmp_path / "a.png")
+    with pytest.raises(RadtransferError, match=r"b\.png: every pixel is 9; not an image of anything"):
+        decode(saved(tmp_path / "b.png", Image.fromarray(np.array([[9]], dtype=np.uint8))))
+
+
+def test_cmyk_becomes_luminance(tmp_path: Path) -> None:
+    cmyk = Image.fromarray(RAMP).convert("RGB").convert("CMYK")
+    decoded = decode(saved(tmp_path / "a.jpg", cmyk, quality=95))
+    np.testing.assert_allclose(decoded.pixels.astype(int), RAMP, atol=3)
+
+
+def test_of_animated_images_no_frame_is_lost_in_silence(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.roll(RAMP, shift, axis=1)) for shift in (0, 9, 18)]
+    several = {"save_all": True, "append_images": frames[1:]}
+    with pytest.raises(
+        RadtransferError, match=r"a\.png: animated PNG with 3 frames; give each image a file of its own"
+    ):
+        decode(saved(tmp_path / "a.png", frames[0], **several))
+    with pytest.raises(RadtransferError, match=r"b\.png: not a PNG, JPEG or DICOM file"):
+        decode(saved(tmp_path / "b.png", frames[0], format="GIF", **several))
+
+
+def test_a_decompression_bomb_is_not_blown_up(tmp_path: Path) -> None:
+    """Half a gigabyte behind a small header, as pixels and as a comment."""
+    packer = zlib.compressobj(1)
+    bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(500)) + packer.flush()
+    for name, comment, pixels in (("a", b"", bomb), ("b", b"note\0\0" + bomb, zlib.compress(bytes(40 * 61)))):
+        (tmp_path / name).write_bytes(png(60, 40, pixels, comment))
+        before = peak_mib()
+        with pytest.raises(RadtransferError, match=r"every pixel is 0|header is damaged"):
+            decode(tmp_path / name)
+        assert peak_mib() - before < 50
+
+
+def png(width: int, height: int, pixels: bytes, comment: bytes = b"") -> bytes:
+    """A PNG of 8-bit grey whose packed pixels are what is given, whatever its header says."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    text = chunk(b"zTXt", comment) if comment else b""
+    return b"\x89PNG\r\n\x1a\n" + head + text + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def decode_of(folder: Path, data: bytes) -> module.Decoded:
@@ -327,6 +368,96 @@ def test_dicom_that_cannot_be_used_is_refused_without_its_tags(tmp_path: Path) -
             decode(path)
         assert path.name in str(caught.value)
         assert "Secret" not in str(caught.value)
+
+
+def edited(path: Path, **tags: object) -> Path:
+    """The DICOM file with tags changed, or with None removed, past all checks."""
+    dataset = pydicom.dcmread(path)
+    for name, value in tags.items():
+        if value is None:
+            delattr(dataset, name)
+        elif name == "TransferSyntaxUID":
+            dataset.file_meta.TransferSyntaxUID = value
+            dataset.PixelData = encapsulate([b"Secret" * 20])
+            dataset["PixelData"].is_undefined_length = True
+        elif isinstance(value, bytes):
+            dataset[name] = RawDataElement(dataset[name].tag, "DS", len(value), value, 0, False, True)
+        else:
+            setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=False, implicit_vr=False, little_endian=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"PixelData": None}, "without pixel data; give image files"),
+        ({"BitsStored": 0}, "BitsStored is missing, or not between 1 and BitsAllocated; export it anew"),
+        ({"BitsStored": 17}, "BitsStored is missing, or not between"),
+        ({"BitsStored": 65535}, "BitsStored is missing, or not between"),
+        ({"BitsStored": None}, "BitsStored is missing, or not between"),
+        ({"BitsAllocated": 12, "BitsStored": 12}, "pixels cannot be decoded"),
+        ({"TransferSyntaxUID": "1.2.840.10008.1.2.4.100"}, "transfer syntax that cannot be decoded here; export it"),
+        ({"TransferSyntaxUID": "1.2.840.113619.5.2.77"}, "transfer syntax that cannot be decoded here"),
+        ({"TransferSyntaxUID": "1.2.840.10008.1.2.4.90"}, "pixels cannot be decoded"),
+        ({"RescaleSlope": b"Secret"}, "damaged DICOM file"),
+        ({"Rows": None}, "0 pixels; between 1 and"),
+    ],
+)
+def test_dicom_that_cannot_be_decoded_says_why(tmp_path: Path, tags: dict[str, object], reason: str) -> None:
+    scan = dicom(tmp_path / "a.dcm", DEEP, Modality="CT", RescaleSlope=1, RescaleIntercept=0)
+    with pytest.raises(RadtransferError, match=rf"a\.dcm: .*{reason}") as refused:
+        decode(edited(scan, **tags), LUNG)
+    assert "Secret" not in str(refused.value) and "113619" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("value", "flagged"), [("YES", True), ("NO", False), ("yes ", True), ("", False)])
+def test_text_that_the_header_says_is_burnt_in_is_flagged(tmp_path: Path, value: str, flagged: bool) -> None:
+    decoded = decode(dicom(tmp_path / "a.dcm", DEEP, BurnedInAnnotation=value))
+    assert ("burnt_in_text" in decoded.flags) == flagged
+
+
+@pytest.fixture(scope="module")
+def whole_dicoms(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Files with all that the decoder looks at, each in another transfer syntax."""
+    folder = tmp_path_factory.mktemp("whole")
+    small = DEEP[::8, ::8].copy()
+    tags = {"WindowCenter": 2000, "WindowWidth": 3000, "RescaleSlope": 1, "RescaleIntercept": -1024, "Modality": "CT"}
+    plain = dicom(folder / "a.dcm", small, BitsStored=12, HighBit=11, NumberOfFrames=1, **tags)
+    deflated = dicom(folder / "b.dcm", small, DeflatedExplicitVRLittleEndian, **tags)
+    packed = pydicom.dcmread(plain)
+    packed.compress(RLELossless)
+    packed.save_as(folder / "c.dcm")
+    return [path.read_bytes() for path in (plain, deflated, folder / "c.dcm")]
+
+
+MUTATION = st.tuples(
+    st.floats(0, 1, exclude_max=True), st.sampled_from(["set", "cut", "drop", "double"]), st.binary(max_size=6)
+)
+
+
+@settings(max_examples=400, deadline=5000, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(which=st.integers(0, 2), mutations=st.lists(MUTATION, min_size=1, max_size=3), header=st.booleans())
+def test_mutated_dicom_is_read_or_refused(
+    whole_dicoms: list[bytes], which: int, mutations: list[tuple[float, str, bytes]], header: bool
+) -> None:
+    """Valid files with bytes set, dropped, doubled or cut off: an image or our error, in bounded time and memory."""
+    data = whole_dicoms[which]
+    for where, how, junk in mutations:
+        at = 132 + int(where * ((900 if header else len(data)) - 132))
+        tail = {"set": data[at + len(junk) :], "cut": b"", "drop": data[at + 7 :], "double": data[at - 40 :]}[how]
+        data = data[:at] + junk + tail
+    tracemalloc.start()
+    try:
+        decoded = decode_bytes(data, Path("x.dcm"), LUNG)
+    except RadtransferError as error:
+        assert str(error).startswith("x.dcm: ") and "Secret" not in str(error)
+    else:
+        assert decoded.pixels.dtype == np.uint8 and decoded.pixels.ndim == 2
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 100_000_000
 
 
 def test_dicom_colour_becomes_luminance_at_any_depth(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def check(config: RunConfig, *, data_root: str | Path, out: Path) -> DataReport:
     given = config.model_dump(include=set(inspect.signature(preprocess).parameters)) | {"image_size": _SIDE}
     given["on_problem"] = {name: policy for name, policy in config.on_problem.items() if policy != "fail"}
     with artifacts.staged(Path(out)) as folder:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as name:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
             target, source = Path(name) / "target", Path(name) / "source"
             preprocess(data_root=data_root, target_out=target, source_out=source, **given)
             report = DataReport.of(target, source, config.on_problem)

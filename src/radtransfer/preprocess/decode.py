@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import ExifTags, Image, ImageChops, ImageFile
+from PIL.PngImagePlugin import PngImageFile
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from radtransfer.errors import RadtransferError
 
@@ -34,6 +36,7 @@ MAX_LOST = 0.1
 # Entropy-coded data that no encoder wrote and that holds no marker: what depends on it, the file did not hold.
 _FILLER = bytes(range(1, 252, 7)) * 1800
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's
+_PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _END_OF_IMAGE = b"\xff\xd9"
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -91,7 +94,7 @@ class Decoded:
         pixels: uint8 [height, width], brighter = denser (radiographic convention), upright.
         flags: what was done to get it: ``truncated`` (the file lacks its last bytes), ``exif_rotated``, ``colour``
             (it had colours, luminance was taken), ``16bit``, ``dicom``, ``inverted`` (MONOCHROME1), ``hounsfield`` (a
-            window in Hounsfield units was applied).
+            window in Hounsfield units was applied), ``burnt_in_text`` (the header says so; pixels are not searched).
     """
 
     pixels: Grey
@@ -255,6 +258,9 @@ def _opened(data: bytes, path: Path) -> ImageFile.ImageFile:
     except Exception:
         raise ImageError(f"{path}: not a PNG, JPEG or DICOM file, or its header is damaged") from None
     _bounded(image.width * image.height, path)
+    frames = image.n_frames if isinstance(image, PngImageFile) else 1  # the others of a JPEG are previews of the first
+    if frames != 1:
+        raise ImageError(f"{path}: animated PNG with {frames} frames; give each image a file of its own")
     return image
 
 
@@ -364,42 +370,69 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
     """One frame through modality LUT, then for CT ``window``, else the file's VOI LUT or window, else percentiles."""
     try:
         dataset = _dicom_dataset(data)
-        frames = int(dataset.get("NumberOfFrames", 1) or 1)
-        photometric = str(dataset.get("PhotometricInterpretation", ""))
-        rows, columns = int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
-        packed = len(dataset.get("PixelData", b"")) if dataset.file_meta.TransferSyntaxUID == RLELossless else 0
+        if dataset.get("Modality") != "CT":
+            window = None
+        unfit = _unfit(dataset)
+        in_hounsfield = window is None or _in_hounsfield(dataset)
+        pixels_said = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
+        burnt_in = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     except _TooLargeError:
         raise ImageError(f"{path}: DICOM file that inflates to more than {MAX_BYTES} bytes") from None
     except Exception as error:
         raise ImageError(f"{path}: damaged DICOM file ({type(error).__name__})") from None
-    if frames != 1:
-        raise ImageError(f"{path}: DICOM file with {frames} frames; give single-frame files")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"):
-        raise ImageError(f"{path}: DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2")
-    if window is not None and dataset.get("Modality") != "CT":
-        window = None
-    if window is not None and not _in_hounsfield(dataset):
+    if unfit:
+        raise ImageError(f"{path}: {unfit}")
+    if not in_hounsfield:
         raise ImageError(
             f"{path}: CT without rescale slope and intercept to Hounsfield units, so no CT window can be applied; get "
             "the file as the scanner wrote it, or leave ct_window empty"
         )
-    _bounded(rows * columns, path)
-    if packed > MAX_RLE_BYTES:
-        raise ImageError(f"{path}: {packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded")
+    _bounded(pixels_said, path)
+    flags: tuple[str, ...] = ("dicom", "burnt_in_text") if burnt_in else ("dicom",)
     try:
         raw = dataset.pixel_array
         if raw.ndim == 3 and raw.dtype == np.uint8:
-            return Decoded(np.array(Image.fromarray(raw).convert("L")), ("dicom", "colour"))
+            return Decoded(np.array(Image.fromarray(raw).convert("L")), (*flags, "colour"))
         if raw.ndim == 3:
-            return Decoded(_to_8_bit(raw @ np.array(_LUMINANCE)), ("dicom", "colour"))
+            return Decoded(_to_8_bit(raw @ np.array(_LUMINANCE)), (*flags, "colour"))
         real = apply_modality_lut(_significant_bits(raw, dataset), dataset)
         pixels = _shown(np.asarray(real, dtype=np.float64), dataset, window)
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on
         raise ImageError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
-    flags = ("dicom",) if window is None else ("dicom", "hounsfield")
-    if photometric == "MONOCHROME1":
+    if window is not None:
+        flags = (*flags, "hounsfield")
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
         return Decoded(255 - pixels, (*flags, "inverted"))
     return Decoded(pixels, flags)
+
+
+def _unfit(dataset: pydicom.Dataset) -> str:
+    """Why a DICOM file cannot be used, by its header; empty if it can. Damaged ones raise whatever pydicom raises."""
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        return "DICOM file without pixel data; give image files, no reports or plans"
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not _readable(syntax):
+        return (
+            "DICOM file in a transfer syntax that cannot be decoded here; export it uncompressed (Explicit VR Little "
+            "Endian)"
+        )
+    if "PixelData" in dataset and not 1 <= int(dataset.get("BitsStored", 0)) <= int(dataset.get("BitsAllocated", 0)):
+        return "DICOM file whose BitsStored is missing, or not between 1 and BitsAllocated; export it anew"
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    if frames != 1:
+        return f"DICOM file with {frames} frames; give single-frame files"
+    if str(dataset.get("PhotometricInterpretation", "")) not in _PHOTOMETRIC:
+        return "DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2"
+    packed = len(dataset.get("PixelData", b"")) if syntax == RLELossless else 0
+    return f"{packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded" if packed > MAX_RLE_BYTES else ""
+
+
+def _readable(syntax: UID) -> bool:
+    """Whether pydicom has a decoder for a transfer syntax, and what that one needs is installed."""
+    try:
+        return not syntax.is_encapsulated or bool(get_decoder(syntax).is_available)
+    except (NotImplementedError, ValueError):  # not known, or not of pixels
+        return False
 
 
 def _in_hounsfield(dataset: pydicom.Dataset) -> bool:

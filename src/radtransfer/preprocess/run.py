@@ -107,8 +107,8 @@ def preprocess(
 
     Raises:
         RadtransferError: a folder, layout, part or class is missing, a split would lack a class, both stores are to
-            lie in one folder, ``previous_splits`` cannot be read, the data cannot be fetched, or there is a problem
-            whose policy is ``fail``.
+            lie in one folder or cannot be written, ``previous_splits`` cannot be read, the data cannot be fetched, or
+            there is a problem whose policy is ``fail``.
     """
     chosen = policies(on_problem or {})
     test_fold = [int(number) for number in test_fold]  # KFP may hand on 1.0

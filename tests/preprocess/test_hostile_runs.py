@@ -19,6 +19,7 @@ import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from radtransfer import cli
+from radtransfer.cache import VARIABLE as CACHE
 from radtransfer.datasets.phantoms import draw, make_phantoms
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.preprocess.store import Store
@@ -68,20 +69,28 @@ def started(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=pipe, stderr=pipe, text=True)
 
 
-def test_a_run_killed_while_it_decodes_leaves_no_store_and_the_next_one_cleans_up(root: Path, tmp_path: Path) -> None:
-    with started(command(root, tmp_path)) as process:
+def test_a_run_killed_while_it_decodes_leaves_no_store_and_the_next_one_cleans_up(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    with started(command(root, out)) as process:
         end = time.monotonic() + 60
-        while not [path for path in tmp_path.rglob("squares") if path.stat().st_size] and time.monotonic() < end:
+        while not any(path.is_file() for path in tmp_path.glob("cache/decoded/*/*")) and time.monotonic() < end:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert list(tmp_path.rglob("squares")) and not (tmp_path / "target").exists() and not (tmp_path / "source").exists()
-    with started(command(root, tmp_path)) as process:
+    assert {path.name.partition("-")[0] for path in out.iterdir() if path.is_dir()} == {
+        ".source.partial",
+        ".target.partial",
+    }
+    with started(command(root, out)) as process:
         _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
-    assert len(Store.open(tmp_path / "target").images) == 40
+    assert sorted(path.name for path in out.iterdir()) == ["source", "target"]
+    assert not list((tmp_path / "cache/decoded").iterdir())
+    assert len(Store.open(out / "target").images) == 40
 
 
 def test_of_two_runs_that_write_the_same_stores_one_wins_whole(root: Path, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from kfp import dsl
 from PIL import Image
 
@@ -167,6 +169,39 @@ def test_revisions_of_a_dvc_repository_reach_stores_and_metadata(
         after = contents(place.root / "phantoms")
         name = changed.relative_to(repository / "data/phantoms").as_posix()
         assert {key for key in after if after[key] != original[key]} == {name} and set(after) == set(original)
+
+
+def test_a_run_names_the_revision_that_it_saw(repository: Path, tmp_path: Path) -> None:
+    """Push, wipe, run by a tag; then a changed image, a new revision, and a run of that."""
+    config = tmp_path / "tiny.yaml"
+    tiny = {"name": "tiny", "backbones": ["tf_efficientnet_lite0"], "input_size": 32, "image_size": 32}
+    tiny |= {"pretrain_epochs": 1, "finetune_epochs": 1, "cv_folds": 2, "bootstrap": 100}
+    tiny |= {"explain_images": 0, "lime_samples": 10}
+    config.write_text(yaml.safe_dump(SETTINGS | tiny))
+
+    def seen(revision: str, out: Path) -> dict[str, Any]:
+        root = f"dvc+{repository}@{revision}:data"
+        command = ["radtransfer", "run", "--config", str(config)]
+        call(tmp_path, *command, "--data-root", root, "--out", str(out))
+        run = json.loads((out / "run.json").read_text())
+        assert run["data_root"] == run["data"]["uri"]
+        assert run["data"]["revision"] in (out / "report.html").read_text()
+        return dict(run["data"])
+
+    first = call(repository, "git", "rev-parse", "HEAD")
+    wipe(repository)
+    one = seen("v1", tmp_path / "one")
+    call(repository, "dvc", "pull", "--quiet")
+    changed = sorted((repository / "data/phantoms").rglob("*.png"))[0]
+    Image.open(changed).point(lambda value: 255 - value).save(changed)
+    call(repository, "dvc", "add", "--quiet", "data/phantoms")
+    second = commit(repository, "second")
+    call(repository, "dvc", "push", "--quiet")
+    wipe(repository)
+    other = seen("HEAD", tmp_path / "two")
+    assert (one["revision"], other["revision"]) == (first, second) and one["digest"] != other["digest"]
+    scores = [(tmp_path / run / "evaluation/test_scores.parquet").read_bytes() for run in ("one", "two")]
+    assert scores[0] != scores[1]
 
 
 def test_a_server_that_dies_is_waited_for_and_the_next_fetch_goes_on(

@@ -230,6 +230,26 @@ def identifying(place: Path) -> set[str]:
     return secrets
 
 
+def left_in(out: Path) -> dict[str, str]:
+    """Names and contents of all files below a folder."""
+    names = {f"name of {path.name}": str(path.relative_to(out)) for path in out.rglob("*")}
+    return names | {str(path): path.read_bytes().decode("latin-1") for path in out.rglob("*") if path.is_file()}
+
+
+def found(secrets: set[str], everything: dict[str, str]) -> list[tuple[str, str]]:
+    """Where which of the texts stands."""
+    lowered = {where: text.lower() for where, text in everything.items()}
+    return [(where, secret) for where, text in lowered.items() for secret in secrets if secret.lower() in text]
+
+
+def columns() -> str:
+    """What the table of :func:`identifying` holds, as a configuration says it."""
+    return (
+        "{table: labels.csv, file: path, label: finding, positive: [fracture], negative: [normal], body_part: region, "
+        "patient: pid, study: accession}"
+    )
+
+
 def test_nothing_of_a_patient_is_in_any_output(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -241,11 +261,9 @@ def test_nothing_of_a_patient_is_in_any_output(
     caplog.set_level(logging.DEBUG)
     data = tmp_path / "data"
     secrets = identifying(data / "own")
-    columns = "{table: labels.csv, file: path, label: finding, positive: [fracture], negative: [normal], "
-    columns += "body_part: region, patient: pid, study: accession}"
     config = tmp_path / "run.yaml"
     sides = "".join(
-        f"{side}_layout: table\n{side}_path: own\n{side}_table: {columns}\n" for side in ("target", "source")
+        f"{side}_layout: table\n{side}_path: own\n{side}_table: {columns()}\n" for side in ("target", "source")
     )
     config.write_text(f"name: n\ntarget_part: hand\n{sides}")
     out = tmp_path / "out"
@@ -253,7 +271,7 @@ def test_nothing_of_a_patient_is_in_any_output(
     tables = [
         f"--{side}-{key}={value}"
         for side in ("target", "source")
-        for key, value in (("layout", "table"), ("path", "own"), ("table", columns))
+        for key, value in (("layout", "table"), ("path", "own"), ("table", columns()))
     ]
     step = ["preprocess", "--data-root", str(data), *tables, "--target-part", "hand", "--image-size", "48"]
     check = ["datasets", "check", "--config", str(config), "--data-root", str(data), "--out", str(out / "report")]
@@ -272,19 +290,12 @@ def test_nothing_of_a_patient_is_in_any_output(
     stores = [Store.open(out / role) for role in ("target", "source")]
     for store in stores:
         everything[f"manifest of {store.content['role']}"] = store.manifest.to_csv()  # Parquet packs its columns
-    for path in out.rglob("*"):
-        everything[f"name of {path.name}"] = str(path.relative_to(out))
-        if path.is_file():
-            everything[str(path)] = path.read_bytes().decode("latin-1")
-    found = [
-        (where, secret) for where, text in everything.items() for secret in secrets if secret.lower() in text.lower()
-    ]
-    assert not found
+    everything |= left_in(out)
+    assert not found(secrets, everything)
     assert str(data) not in "".join(text for where, text in everything.items() if where.startswith(str(out)))
     rejected = {one["problem"] for store in stores for one in store.content["rejected"]}
     assert rejected == {"burnt_in_text", "unreadable", "unplaced"}
-    assert (
-        sum(store.content["files_found"] for store in stores) == 60 and "with the problem 'burnt_in_text'" in said.err
-    )
+    assert sum(store.content["files_found"] for store in stores) == 60
+    assert "with the problem 'burnt_in_text'" in said.err
     assert pd.concat([store.manifest for store in stores])["patient_id"].str.fullmatch("[0-9a-f]{16}").all()
     assert np.all([store.images.any() for store in stores])

@@ -61,6 +61,8 @@ def test_the_published_layout_is_read(base: Path) -> None:
     assert {stem: record.label for stem, record in by_stem.items()} == {FRONTAL: 0, LATERAL: 1, LATER: 1, OTHER: 0}
     assert by_stem[LATERAL].boxes == (pytest.approx((0.4, 0.2, 0.6, 0.3)), pytest.approx((0.85, 0.4, 1.0, 0.6)))
     assert by_stem[FRONTAL].boxes == by_stem[LATER].boxes == ()
+    assert dataset.conflicts == {by_stem[FRONTAL].file}  # boxes of a fracture that dataset.csv does not see
+    assert "1 images have fracture boxes, and none by dataset.csv, which was followed" in dataset.notes
     assert by_stem[LATERAL].flags == ("lateral", "left")
     assert by_stem[LATER].flags == ("cast", "hardware", "osteopenia", "lateral", "left")
     assert by_stem[OTHER].flags == ("diagnosis_uncertain", "oblique", "right")

@@ -98,6 +98,18 @@ def test_mura_reads_studies_patients_and_official_split(mura: Path) -> None:
     assert [file for file, _ in read.rejected] == ["MURA-v1.1/train/XR_WRIST/._image.png"]
 
 
+def test_a_mura_study_with_two_labels_is_a_conflict(mura: Path) -> None:
+    base = mura / "MURA-v1.1"
+    assert datasets.read("mura", mura, "MURA-v1.1").conflicts == frozenset()
+    touch(base, "train/XR_WRIST/patient00001/study1_negative/image2.png")
+    read = datasets.read("mura", mura, "MURA-v1.1")
+    assert read.conflicts == {
+        f"MURA-v1.1/train/XR_WRIST/patient00001/study1_{label}"
+        for label in ("positive/image1.png", "negative/image2.png")
+    }
+    assert "2 images are of studies that are there as positive and as negative" in read.notes
+
+
 def test_pseudonyms_depend_on_the_key_alone(mura: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = datasets.read("mura", mura, "MURA-v1.1").records
     again = datasets.read("mura", mura, "MURA-v1.1").records

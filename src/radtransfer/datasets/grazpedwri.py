@@ -8,10 +8,9 @@ name; boxes are YOLO's, in ``folder_structure/yolov5/labels``.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from pathlib import Path
 
 from radtransfer.datasets.pseudonym import Pseudonyms
-from radtransfer.datasets.records import Dataset, Folder, Record
+from radtransfer.datasets.records import Box, Dataset, Folder, Record
 from radtransfer.datasets.rows import read_rows
 from radtransfer.datasets.yolo import yolo_boxes
 from radtransfer.errors import RadtransferError
@@ -46,14 +45,18 @@ def read(folder: Folder, part: str | None) -> Dataset:
     pseudonyms = Pseudonyms.from_environment(f"{folder.path.name}, layout grazpedwri")
     images = [path for name in there for path in folder.images(name)]
     stems = Counter(path.stem for path in images)
-    records, rejected = [], []
+    records, rejected, conflicts = [], [], []
     for path in images:
         rows = table.get(path.stem, [])
         unfit = _unfit(rows, stems[path.stem])
         if unfit:
             rejected.append((folder.file(path), unfit))
         else:
-            records.append(_record(folder.file(path), rows[0], boxes and boxes / f"{path.stem}.txt", pseudonyms))
+            annotation = boxes / f"{path.stem}.txt" if boxes else None
+            fractures = yolo_boxes(annotation, FRACTURE) if annotation and annotation.is_file() else ()
+            records.append(_record(folder.file(path), rows[0], fractures, pseudonyms))
+            if fractures and not records[-1].label:
+                conflicts.append(folder.file(path))
     records.sort(key=lambda record: record.file)
     notes = ["labels are per image: a fracture that only another view of the study shows does not count"]
     missing = [name for name in table if name not in stems]
@@ -61,8 +64,18 @@ def read(folder: Folder, part: str | None) -> Dataset:
         notes.append(f"{len(missing)} images of dataset.csv are not there")
     if boxes is None:
         notes.append(f"no boxes: none of the folders {', '.join(LABELS)} is there")
-    classes = ("no_fracture", "fracture")
-    return Dataset("grazpedwri", folder.path.name, classes, records, rejected, notes, called=pseudonyms.of_file)
+    if conflicts:
+        notes.append(f"{len(conflicts)} images have fracture boxes, and none by dataset.csv, which was followed")
+    return Dataset(
+        "grazpedwri",
+        folder.path.name,
+        ("no_fracture", "fracture"),
+        records,
+        rejected,
+        notes,
+        conflicts=frozenset(conflicts),
+        called=pseudonyms.of_file,
+    )
 
 
 def _unfit(rows: list[dict[str, str]], images: int) -> str | None:
@@ -77,7 +90,7 @@ def _unfit(rows: list[dict[str, str]], images: int) -> str | None:
     return None if truth in _TRUTH else f"fracture_visible is {truth[:40]!r}, expected 1 or nothing"
 
 
-def _record(file: str, row: dict[str, str], boxes: Path | None, pseudonyms: Pseudonyms) -> Record:
+def _record(file: str, row: dict[str, str], fractures: tuple[Box, ...], pseudonyms: Pseudonyms) -> Record:
     label = _TRUTH[row["fracture_visible"]]
     flags = [flag for column, flag in FLAGS.items() if _TRUTH.get(row[column])]
     seen = (PROJECTIONS.get(row["projection"]), SIDES.get(row["laterality"]))
@@ -87,6 +100,6 @@ def _record(file: str, row: dict[str, str], boxes: Path | None, pseudonyms: Pseu
         (PART,),
         patient_id=pseudonyms.of(row["patient_id"]),
         study_id=pseudonyms.of(f"{row['patient_id']}/{row['study_number']}"),
-        boxes=yolo_boxes(boxes, FRACTURE) if label and boxes and boxes.is_file() else (),
+        boxes=fractures if label else (),
         flags=(*flags, *(flag for flag in seen if flag)),
     )

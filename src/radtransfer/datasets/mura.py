@@ -7,6 +7,7 @@ of the part that is asked for.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 from radtransfer.datasets.pseudonym import Pseudonyms
 from radtransfer.datasets.records import Dataset, Folder, Record
@@ -47,8 +48,15 @@ def read(folder: Folder, part: str | None) -> Dataset:
             )
     records.sort(key=lambda record: record.file)
     notes = ["labels are per study; the official valid folder of the target part is its test split"]
+    labels: dict[str | None, set[int]] = defaultdict(set)
+    for record in records:
+        labels[record.study_id].add(record.label)
+    conflicts = frozenset(record.file for record in records if len(labels[record.study_id]) > 1)
+    if conflicts:
+        notes.append(f"{len(conflicts)} images are of studies that are there as positive and as negative")
 
     def called(file: str) -> str:
         return PATIENT.sub(lambda found: pseudonyms.of(found[0]), file)
 
-    return Dataset("mura", folder.path.name, ("negative", "positive"), records, rejected, notes, called=called)
+    classes = ("negative", "positive")
+    return Dataset("mura", folder.path.name, classes, records, rejected, notes, conflicts=conflicts, called=called)

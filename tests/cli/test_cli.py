@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from radtransfer import cli
+from radtransfer.cli import steps
 from radtransfer.config import RunConfig
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
@@ -68,13 +69,13 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize("step", sorted(STEPS))
 def test_step_commands_take_what_the_library_takes(step: str) -> None:
     library = inspect.signature(getattr(importlib.import_module(STEPS[step]), step)).parameters
-    command = inspect.signature(getattr(cli, step)).parameters
+    command = inspect.signature(getattr(steps, step)).parameters
     assert set(command) == set(library)
 
 
 def test_defaults_are_those_of_a_configuration() -> None:
     for step in STEPS:
-        for name, parameter in inspect.signature(getattr(cli, step)).parameters.items():
+        for name, parameter in inspect.signature(getattr(steps, step)).parameters.items():
             if parameter.default in (inspect.Parameter.empty, None):
                 continue
             fields = [key for key in RENAMED.get(name, (name,)) if key in RunConfig.model_fields]

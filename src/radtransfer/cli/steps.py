@@ -1,18 +1,31 @@
-"""The command line: one command for each step, and the ones around them.
-
-Everything heavy is imported by the command that needs it: ``radtransfer --help`` loads neither torch nor kfp.
-"""
+"""One command for each step, and those that run or compile all of them."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from radtransfer.errors import RadtransferError
+from radtransfer.cli.options import (
+    Backbone,
+    BatchSize,
+    Classifiers,
+    DataRoot,
+    Epochs,
+    Evaluation,
+    InputSize,
+    LearningRate,
+    Mirror,
+    Models,
+    Out,
+    Seed,
+    TargetStore,
+    Threads,
+    TlSource,
+    WeightDecay,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,54 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Does transfer learning from related images, and fusing several networks, help on your medical images?",
 )
-datasets_app = typer.Typer(no_args_is_help=True, help="The data sets that can be read, and synthetic ones.")
-app.add_typer(datasets_app, name="datasets")
-
-DataRoot = Annotated[
-    str,
-    typer.Option(
-        help="Folder that holds the data sets, named as published; or s3://BUCKET/PREFIX, or "
-        "dvc+REPOSITORY@REVISION:PATH of one."
-    ),
-]
-Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")]
-TargetStore = Annotated[Path, typer.Option(help="Image store of the target.")]
-Evaluation = Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")]
-Classifiers = Annotated[list[Path], typer.Option(help="Folder that `classify` wrote; once for each TL source.")]
-Models = Annotated[list[Path], typer.Option(help="Fine-tuned model; once for each TL source and backbone.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
-Backbone = Annotated[str, typer.Option(help="Name of a timm model.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
-BatchSize = Annotated[int, typer.Option(min=2, help="Images per training step.")]
-LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
-WeightDecay = Annotated[float, typer.Option(min=0, help="Decoupled weight decay of AdamW.")]
-InputSize = Annotated[int, typer.Option(min=0, help="Side fed to the network, px; 0: its own.")]
-Mirror = Annotated[str, typer.Option(help="Folder with <backbone>.safetensors; empty: PyPI packages, then timm's hub.")]
-PublishedName = Annotated[str, typer.Argument(help="fracatlas, grazpedwri, iqothnccd or mura.")]
-TlSource = Literal["scratch", "imagenet", "in_domain"]
-
-
-def main() -> None:
-    """Entry point: what the user can put right is one message on standard error and exit code 2."""
-    try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()  # here, where a reader that has left (`| head -1`) can be met; at exit Python complains
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except RadtransferError as error:
-        print(f"radtransfer: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a folder where a file is expected, no permission, a full disk
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"radtransfer: error: {where}{error.strerror or error}; make room or name another path", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("radtransfer: interrupted; a `run` goes on where it was when it is started again", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.command()
@@ -409,122 +374,3 @@ def report(
         html_out=html_out,
         markdown_out=markdown_out,
     )
-
-
-@datasets_app.command("list")
-def datasets_list() -> None:
-    """List the layouts that can be read."""
-    from radtransfer.datasets import LAYOUTS
-
-    for name, read in LAYOUTS.items():
-        about = (sys.modules[read.__module__].__doc__ or "").splitlines()[0]
-        print(f"{name}: {about}")
-
-
-@datasets_app.command("check")
-def datasets_check(
-    config: Annotated[Path, typer.Option(help="YAML file; see configs/.")],
-    data_root: DataRoot,
-    out: Annotated[Path, typer.Option(help="Folder for data_report.html, data_report.md and problems.csv; new.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
-) -> None:
-    """Read the data sets of a run, every image once, and report what is there and what is wrong with it.
-
-    Exits with code 1 when there is a problem whose policy is `fail`.
-    """
-    from radtransfer.config import load
-    from radtransfer.preprocess.check import check
-
-    report = check(load(config, set_ or []), data_root=data_root, out=out)
-    for line in report.summary():
-        print(line)
-    print(out / "data_report.html")
-    if report.stopping:
-        raise typer.Exit(1)
-
-
-@datasets_app.command("names")
-def datasets_names(
-    config: Annotated[Path, typer.Option(help="Configuration of the run.")],
-    data_root: DataRoot,
-) -> None:
-    """Print name,file of all images, to find those that artifacts call by a pseudonym; it needs the same key."""
-    import csv
-
-    from radtransfer import datasets
-    from radtransfer.config import load
-    from radtransfer.datasets.fetch import located
-
-    given = load(config)
-    with located(data_root, (given.target_path, given.source_path)) as place:
-        target = datasets.read(
-            given.target_layout, place.root, given.target_path, given.target_part, given.target_table
-        )
-        source = datasets.read(given.source_layout, place.root, given.source_path, table=given.source_table)
-    files = [(dataset, file) for dataset in (target, source) for file in dataset.files]
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["name", "file"])
-    table.writerows(sorted({(dataset.called(file), file) for dataset, file in files}))
-
-
-@datasets_app.command("describe")
-def datasets_describe(name: PublishedName) -> None:
-    """Say where a published data set is, under which licence, what to cite, and the files to be downloaded."""
-    from radtransfer.datasets.published import find, parts
-
-    known = find(name)
-    print(f"{known.title}: {known.page}\nlicence: {known.licence}\ncite: {known.citation}\nfolder: {known.folder}")
-    if not known.article:
-        print(f"by hand: {known.by_hand}")
-        return
-    for part in parts(known):
-        print(f"{part.name}: {part.size} bytes, MD5 {part.md5}")
-
-
-@datasets_app.command("fetch")
-def datasets_fetch(
-    name: PublishedName,
-    data_root: Annotated[Path, typer.Option(help="Folder to put the data set into, under its published name.")],
-) -> None:
-    """Download a published data set; one that broke off goes on where it was."""
-    from radtransfer.datasets.published import fetch, find
-
-    known = find(name)
-    print(f"{known.title}: {known.licence}; cite {known.citation}", file=sys.stderr)
-    print(fetch(known, data_root))
-
-
-@datasets_app.command("gc")
-def datasets_gc(
-    keep_days: Annotated[float, typer.Option(min=0, help="Keep what was used within so many days.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
-) -> None:
-    """Print state,uri,files,bytes,last_used of what was fetched or left unfinished, and remove what no run uses."""
-    import csv
-    from datetime import UTC, datetime
-
-    from radtransfer.datasets.fetch import collect
-
-    revisions, freed = collect(keep_days, dry_run=dry_run)
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["state", "uri", "files", "bytes", "last_used"])
-    for each in revisions:
-        state = "would be removed" if dry_run and each.state == "removed" else each.state
-        used = datetime.fromtimestamp(each.last_used, UTC).isoformat(timespec="seconds")
-        table.writerow([state, each.uri or "never completed", each.files, each.bytes, used])
-    print(f"{freed} bytes {'would be ' if dry_run else ''}freed", file=sys.stderr)
-
-
-@datasets_app.command("phantoms")
-def datasets_phantoms(
-    out: Annotated[Path, typer.Option(help="Folder to make; it must not exist or be empty.")],
-    images_per_part: Annotated[int, typer.Option(min=1, help="Images of each body part.")] = 200,
-    parts: Annotated[list[str] | None, typer.Option(help="Body part; repeatable; none: all.")] = None,
-    difficulty: Annotated[float, typer.Option(min=0, max=1, help="0: wide gaps; 1: faint hairlines.")] = 0.2,
-    size: Annotated[int, typer.Option(min=64, help="Longer side, px.")] = 160,
-    seed: Seed = 0,
-) -> None:
-    """Draw synthetic radiographs of several body parts, with and without fractures."""
-    from radtransfer.datasets.phantoms import PARTS, make_phantoms
-
-    make_phantoms(out, images_per_part, parts or PARTS, difficulty, size, seed)

@@ -1,0 +1,37 @@
+"""The command line: one command for each step, and the ones around them.
+
+Everything heavy is imported by the command that needs it: ``radtransfer --help`` loads neither torch nor kfp.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from radtransfer.cli import datasets
+from radtransfer.cli.steps import app
+from radtransfer.errors import RadtransferError
+
+app.add_typer(datasets.app, name="datasets")
+
+
+def main() -> None:
+    """Entry point: what the user can put right is one message on standard error and exit code 2."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left (`| head -1`) can be met; at exit Python complains
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except RadtransferError as error:
+        print(f"radtransfer: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a folder where a file is expected, no permission, a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"radtransfer: error: {where}{error.strerror or error}; make room or name another path", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("radtransfer: interrupted; a `run` goes on where it was when it is started again", file=sys.stderr)
+        sys.exit(130)

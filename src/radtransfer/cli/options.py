@@ -1,0 +1,31 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+DataRoot = Annotated[
+    str,
+    typer.Option(
+        help="Folder that holds the data sets, named as published; or s3://BUCKET/PREFIX, or "
+        "dvc+REPOSITORY@REVISION:PATH of one."
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")]
+TargetStore = Annotated[Path, typer.Option(help="Image store of the target.")]
+Evaluation = Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")]
+Classifiers = Annotated[list[Path], typer.Option(help="Folder that `classify` wrote; once for each TL source.")]
+Models = Annotated[list[Path], typer.Option(help="Fine-tuned model; once for each TL source and backbone.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Backbone = Annotated[str, typer.Option(help="Name of a timm model.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Images per training step.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
+WeightDecay = Annotated[float, typer.Option(min=0, help="Decoupled weight decay of AdamW.")]
+InputSize = Annotated[int, typer.Option(min=0, help="Side fed to the network, px; 0: its own.")]
+Mirror = Annotated[str, typer.Option(help="Folder with <backbone>.safetensors; empty: PyPI packages, then timm's hub.")]
+TlSource = Literal["scratch", "imagenet", "in_domain"]

@@ -235,6 +235,31 @@ def test_names_lead_back_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(name == file.replace("patient00007", patient) for name, file in rows[1:])
 
 
+def test_data_sets_behind_registration_say_what_to_do(tmp_path: Path) -> None:
+    said = radtransfer("datasets", "describe", "mura")
+    assert said.returncode == 0 and "licence: " in said.stdout and "by hand: " in said.stdout
+    done = radtransfer("datasets", "fetch", "mura", "--data-root", str(tmp_path))
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not any(tmp_path.iterdir())
+    assert said.stdout.split("by hand: ")[1].strip() in done.stderr
+    assert "fracatlas" in radtransfer("datasets", "describe", "fracatlass").stderr
+
+
+def test_gc_lists_what_it_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADTRANSFER_CACHE", str(tmp_path))
+    left = tmp_path / "decoded" / "0123"
+    left.mkdir(parents=True)
+    (left / "log").write_bytes(bytes(100))
+    left.with_suffix(".lock").touch()
+    for option, state in (["--dry-run"], "would be removed"), ([], "removed"):
+        done = radtransfer("datasets", "gc", *option)
+        assert done.returncode == 0, done.stderr
+        header, row = done.stdout.splitlines()
+        assert header == "state,uri,files,bytes,last_used" and row.startswith(f"{state},decoded images of an")
+        assert row.split(",")[2:4] == ["1", "100"] and done.stderr.startswith("100 bytes")
+        assert left.exists() == bool(option)
+    assert radtransfer("datasets", "gc").stdout == "state,uri,files,bytes,last_used\n"
+
+
 def test_phantoms_are_made_once_and_readable(tmp_path: Path) -> None:
     from radtransfer import datasets
 

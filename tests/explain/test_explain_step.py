@@ -175,7 +175,9 @@ def test_nothing_is_drawn_on_a_border_that_was_cut_away(mini_run: Any, tmp_path:
     for method in ("gradcam", "lime"):
         own, plain = (np.asarray(Image.open(out / row[method])) for row in rows)
         np.testing.assert_array_equal(own[31:93, 6:100], plain[1:-1, 1:-1])  # superpixels have an outline towards it
-        assert (np.delete(own, np.s_[30:94], axis=0) == 200).all() and (np.delete(own, np.s_[5:101], axis=1) == 200).all()
+        assert (np.delete(own, np.s_[30:94], axis=0) == 200).all() and (
+            np.delete(own, np.s_[5:101], axis=1) == 200
+        ).all()
 
 
 def test_an_unreadable_image_leaves_nothing_behind(mini_run: Any, tmp_path: Path) -> None:

@@ -142,7 +142,9 @@ def test_of_fracatlas_borders_go_and_fractures_stay() -> None:
             left.append(share_left(pixels))
             losses += [lost(pixels, box) for box in record.boxes]
     shares = np.array(left)
-    print(f"{(shares < 1).mean():.1%} of {len(shares)} cropped, {(shares < 0.9).mean():.1%} by a tenth or more;", end=" ")
+    print(
+        f"{(shares < 1).mean():.1%} of {len(shares)} cropped, {(shares < 0.9).mean():.1%} by a tenth or more;", end=" "
+    )
     print(f"of {len(losses)} boxes the worst loses {max(losses):.1%}")
     assert 0.15 < (shares < 1).mean() < 0.45 and (shares < 0.9).any()
     assert len(losses) >= 200 and max(losses) < 0.03

@@ -13,6 +13,7 @@ Test images are not read.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -99,17 +100,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="radtransfer-ablation-") as folder:
         measured: dict[str, Measured] = {}
         images: dict[str, list[str]] = {}
+        stores: dict[str, Path] = {}
         for number, (name, (settings, constants)) in enumerate(variants.items()):
             started = time.monotonic()
-            store = Path(folder) / f"target-{settings.image_size}-{settings.seed}"
+            data = settings.model_dump(
+                include={
+                    "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts",
+                    "target_table", "source_table", "on_problem", "image_size", "ct_window", "crop_border",
+                    "test_fraction", "test_fold", "validation_fraction", "max_images", "previous_splits", "seed",
+                }
+            )  # fmt: skip
+            store = stores.setdefault(json.dumps(data, sort_keys=True), Path(folder) / f"target-{number}")
             if not store.exists():
-                data = settings.model_dump(
-                    include={
-                        "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts",
-                        "target_table", "source_table", "on_problem", "image_size", "ct_window",
-                        "test_fraction", "test_fold", "validation_fraction", "max_images", "previous_splits", "seed",
-                    }
-                )  # fmt: skip
                 preprocess(data_root=given.data_root, target_out=store, source_out=Path(f"{store}.source"), **data)
             scores = trained(settings, given.backbone, store, constants, Path(folder) / f"model-{number}")
             opened = Store.open(store)

@@ -19,6 +19,7 @@ def preprocess(
     source_table: dict,
     image_size: int,
     ct_window: list,
+    crop_border: bool,
     test_fraction: float,
     test_fold: list,
     validation_fraction: float,
@@ -46,8 +47,8 @@ def preprocess(
             data_root=data_root, target_out=Path(target_store.path), source_out=Path(source_store.path),
             target_layout=target_layout, target_path=target_path, target_part=target_part, target_table=target_table,
             source_layout=source_layout, source_path=source_path, source_parts=source_parts, source_table=source_table,
-            image_size=image_size, ct_window=ct_window, on_problem=on_problem, max_images=max_images, seed=seed,
-            test_fraction=test_fraction, test_fold=test_fold, validation_fraction=validation_fraction,
-            previous_splits=previous_splits,
+            image_size=image_size, ct_window=ct_window, crop_border=crop_border, on_problem=on_problem,
+            max_images=max_images, test_fraction=test_fraction, test_fold=test_fold,
+            validation_fraction=validation_fraction, previous_splits=previous_splits, seed=seed,
         )  # fmt: skip
         support.show_stores(target_store, source_store, Path(data_report.path))

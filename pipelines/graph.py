@@ -98,7 +98,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
 
     data = ["data_root", "target_layout", "target_path", "target_part", "target_table"]
     data += ["source_layout", "source_path", "source_parts", "source_table"]
-    data += ["image_size", "ct_window", "on_problem", "max_images"]
+    data += ["image_size", "ct_window", "crop_border", "on_problem", "max_images"]
     data += ["test_fraction", "test_fold", "validation_fraction", "previous_splits", "seed", "data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"]
     stores = placed(preprocess.preprocess(**take(*data)), "preprocess")

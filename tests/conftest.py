@@ -69,6 +69,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         target_part="hand",
         source_parts=[],
         image_size=64,
+        crop_border=True,
         test_fraction=0.3,
         validation_fraction=0.3,
         max_images=0,

@@ -113,6 +113,11 @@ class RunConfig(BaseModel):
         description="window for CT in DICOM files, [centre, width] in Hounsfield units, [-600, 1500] for lungs; empty: "
         "the files' own, which differ between scanners and may tell the class",
     )
+    crop_border: bool = Field(
+        default=False,
+        description="cut away the flat border around the film or the collimated field before scaling, so that the "
+        "anatomy fills the square",
+    )
     test_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share of the target's groups kept for test")
     test_fold: list[int] = Field(
         default=[],

@@ -101,8 +101,8 @@ def test_components_hand_on_what_they_were_given(
     component("preprocess")(
         data_root="d", target_layout="l", target_path="t", target_part="<hand>", target_table={}, source_layout="l",
         source_path="s", source_parts=[], source_table={}, image_size=64, test_fraction=0.2, validation_fraction=0.2,
-        max_images=0, on_problem={}, previous_splits="", test_fold=[], ct_window=[], seed=3,
-        data_version="", code_version="", target_store=target, source_store=source, data_report=page,
+        max_images=0, on_problem={}, previous_splits="", test_fold=[], ct_window=[], crop_border=True,
+        seed=3, data_version="", code_version="", target_store=target, source_store=source, data_report=page,
     )  # fmt: skip
     assert target.metadata["role"] == "target" and len(target.metadata["digest"]) == 64
     assert "&lt;hand&gt;" in Path(page.path).read_text() and "<hand>" not in Path(page.path).read_text()

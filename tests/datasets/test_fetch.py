@@ -134,7 +134,7 @@ def test_revisions_of_a_dvc_repository_reach_stores_and_metadata(
         (tmp_path / name).mkdir()
         preprocess.python_func(
             data_root=f"dvc+{repository}@{revision}:data", target_table={}, source_table={}, data_version="",
-            on_problem={}, ct_window=[], previous_splits="", test_fold=[],
+            on_problem={}, ct_window=[], crop_border=False, previous_splits="", test_fold=[],
             code_version="", target_store=made[0], source_store=made[1],
             data_report=dsl.HTML(uri=str(tmp_path / name / "report.html")), **SETTINGS,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from radtransfer.preprocess.store import write
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network
 
-SIZE, WIDTH, HEIGHT = 64, 90, 120  # original 90 x 120 px: 48 x 64 px of the stored square, 8 px black on each side
+SIZE, WIDTH, HEIGHT = 64, 90, 120  # 90 x 120 px are shown: 48 x 64 px of the stored square, 8 px black on each side
 BACKBONES = ("test_resnet", "test_vit")
 SOURCES = ("imagenet", "scratch")
 OVERALL = {"imagenet": "fused", "scratch": "single"}
@@ -182,8 +182,9 @@ def _store(
                 "source_file": ids[n],
                 "sha256": f"{n:064x}",
                 "flags": [],
-                "width": WIDTH,
-                "height": HEIGHT,
+                "width": WIDTH + 60,
+                "height": HEIGHT + 20,
+                "shown": [50, 20, 50 + WIDTH, 20 + HEIGHT],
             }
             for n in range(len(ids))
         ]

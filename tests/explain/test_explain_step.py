@@ -157,6 +157,29 @@ def test_predictions_are_explained_in_original_size(mini_run: Any, tmp_path: Pat
         explain_predictions(bundle=mini_run.bundle, images=files, out=out, threads=1)
 
 
+def test_nothing_is_drawn_on_a_border_that_was_cut_away(mini_run: Any, tmp_path: Path) -> None:
+    """Within it, the overlays are those of the image without its border."""
+    content = np.random.default_rng(5).integers(0, 256, (64, 96), dtype=np.uint8)
+    framed = np.pad(content, ((30, 10), (5, 20)), constant_values=200)
+    for name, pixels in (("framed", framed), ("content", content)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    with artifacts.writing(tmp_path / "bundle", "bundle", step="register", settings={}) as (folder, said):
+        shutil.copytree(mini_run.bundle, folder, dirs_exist_ok=True)
+        (folder / "bundle.json").unlink()
+        said.update(artifacts.read(mini_run.bundle, "bundle").content, crop_border=True)
+    out, files = tmp_path / "out", [tmp_path / "framed.png", tmp_path / "content.png"]
+    explain_predictions(bundle=tmp_path / "bundle", images=files, out=out, threads=1)
+    with (out / "index.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert float(rows[0]["score"]) == pytest.approx(float(rows[1]["score"]), rel=1e-6)
+    for method in ("gradcam", "lime"):
+        own, plain = (np.asarray(Image.open(out / row[method])) for row in rows)
+        np.testing.assert_array_equal(own[31:93, 6:100], plain[1:-1, 1:-1])  # superpixels have an outline towards it
+        assert (np.delete(own, np.s_[30:94], axis=0) == 200).all() and (
+            np.delete(own, np.s_[5:101], axis=1) == 200
+        ).all()
+
+
 def test_an_unreadable_image_leaves_nothing_behind(mini_run: Any, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(RadtransferError, match=r"broken\.png"):

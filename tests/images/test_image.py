@@ -120,6 +120,7 @@ def test_kfp_runs_a_component_in_it(image: str, folder: Path) -> None:
         "previous_splits": "",
         "test_fold": [2, 4],
         "ct_window": [],
+        "crop_border": True,
         "on_problem": {"colour": "skip"},
         "seed": 0,
         "data_version": "1",

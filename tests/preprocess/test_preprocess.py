@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -361,6 +362,51 @@ def test_ct_is_stored_in_the_window_asked_for(tmp_path: Path) -> None:
         assert np.abs(letterbox(np.rint(wanted).astype(np.uint8), 48)[0].astype(int) - image).max() <= 3
     with pytest.raises(RadtransferError, match="CT window: 1 numbers"):
         run(tmp_path, tmp_path / "odd", ct_window=[40], **asked)
+
+
+def test_borders_are_cut_from_the_stored_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes go along, and what an unfinished run without it had decoded is not taken up."""
+    rows, drawn = ["file,label,boxes"], {}
+    for k in range(40):
+        pixels, found = phantoms.draw("hand", bool(k % 2), 0.3, 96, anatomy_seed=(9, k), view_seed=(9, k, 0))
+        height, width = pixels.shape
+        path = tmp_path / "own" / f"{1000 + 50 * k}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.pad(pixels, ((30, 0), (0, 40)), constant_values=255)).save(path)
+        boxes = [(x0 * width, y0 * height + 30, x1 * width, y1 * height + 30) for x0, y0, x1, y1 in found]
+        if k % 2:
+            drawn[f"own/{path.name}"] = boxes[0]
+            boxes.append((width + 5, 40, width + 20, 60))
+        text = ";".join(",".join(str(edge) for edge in np.divide(box, (width + 40, height + 30) * 2)) for box in boxes)
+        rows.append(f'{path.name},{("normal", "broken")[k % 2]},"{text}"')
+    (tmp_path / "own" / "labels.csv").write_text("\n".join(rows) + "\n")
+    folders(tmp_path)
+    asked = {"target_layout": "table", "target_path": "own", "target_part": "own"}
+    asked |= {"source_layout": "class_folders", "source_path": "cf"}
+    asked["target_table"] = {"table": "labels.csv", "file": "file", "label": "label", "boxes": "boxes"}
+    asked["target_table"] |= {"positive": ["broken"], "negative": ["normal"]}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("radtransfer.preprocess.store.write", mock.Mock(side_effect=KeyboardInterrupt))
+        run(tmp_path, tmp_path / "out", **asked)
+    cropped, _ = run(tmp_path, tmp_path / "out", crop_border=True, **asked)
+    whole, _ = run(tmp_path, tmp_path / "whole", **asked)
+    assert (cropped.content["crop_border"], whole.content["crop_border"]) == (True, False)
+    assert cropped.content["flags"]["cropped"] == 40 and "cropped" not in whole.content["flags"]
+    assert cropped.content["grey_levels"] == whole.content["grey_levels"]
+    for column in ("image_id", "group_id", "split", "width", "height"):
+        assert cropped.manifest[column].tolist() == whole.manifest[column].tolist()
+    for row, full, image in zip(
+        cropped.manifest.itertuples(), whole.manifest.itertuples(), cropped.images, strict=True
+    ):
+        square, place = letterbox(decode(tmp_path / row.image_id).pixels, 48, crop_border=True)
+        np.testing.assert_array_equal(image, square)
+        assert row.shown.tolist() == [place.x0, place.y0, place.x1, place.y1]
+        assert place.y0 >= 30 and place.x1 <= row.width - 40
+        assert full.shown.tolist() == [0, 0, row.width, row.height]
+        assert len(row.boxes) == row.label and len(full.boxes) == 2 * row.label
+        if row.label:
+            assert row.boxes[0].tolist() == pytest.approx(place.box(*drawn[row.image_id]), abs=1e-6)
+    assert "20 boxes hold nothing of what is shown of their images and are left out" in cropped.content["notes"]
 
 
 def test_patients_are_not_joined_by_likeness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ def row(i: int, **other: Any) -> dict[str, Any]:
         "flags": ["colour"] if i % 2 else [],
         "width": 20,
         "height": 30,
+        "shown": [0, 0, 20, 30],
     } | other
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
+from radtransfer.fusion.predictor import of_bundle
 from radtransfer.preprocess.store import Store
 from radtransfer.registry.bundle import enter, register
 from radtransfer.registry.predict import predict
@@ -35,6 +36,24 @@ def test_predictions_are_the_scores_of_the_report(chain: Chain, threads: int) ->
     for name, prediction in zip(names, found, strict=True):
         assert prediction.score == pytest.approx(reported[name], abs=1e-4)
         assert prediction.label == ("abnormal" if reported[name] >= content["threshold"] else "normal")
+
+
+def test_borders_are_cut_in_prediction_as_they_were_in_training(chain: Chain, tmp_path: Path) -> None:
+    """The run crops: its images score what they scored only if prediction crops too, and a frame changes nothing."""
+    store = Store.open(chain.target_store)
+    assert store.content["crop_border"] is artifacts.read(chain.bundle, "bundle").content["crop_border"] is True
+    cropped = store.manifest["flags"].map(lambda flags: "cropped" in flags)
+    assert 0.3 < cropped.mean() < 1 and store.content["flags"]["cropped"] == cropped.sum()
+    names = store.manifest.loc[cropped, "image_id"].tolist()[:6]
+    framed = [tmp_path / f"{number}.png" for number in range(len(names))]
+    for name, path in zip(names, framed, strict=True):
+        ImageOps.expand(Image.open(chain.data_root / name), (9, 0, 4, 12), fill=255).save(path)
+    scores = of_bundle(chain.bundle)(np.stack([store.images[i] for i in np.flatnonzero(cropped)[:6]]))
+    plain = described(chain, tmp_path / "plain", crop_border=False)
+    for bundle, same in ((chain.bundle, True), (plain, False)):
+        for images in ([chain.data_root / name for name in names], framed):
+            found = [one.score for one in predict(bundle=bundle, images=images, threads=1)]
+            assert (found == pytest.approx(scores, abs=1e-5)) is same
 
 
 def test_an_unreadable_image_is_named_and_the_others_are_scored(chain: Chain, tmp_path: Path) -> None:
@@ -104,6 +123,7 @@ def described(chain: Chain, out: Path, **changes: object) -> Path:
         {"store_size": -5},
         {"store_size": True},
         {"store_size": 10**6},
+        {"crop_border": "yes"},
     ],
 )
 def test_a_bundle_with_an_unsound_description_is_refused(

@@ -127,6 +127,9 @@ def preprocess(
     ct_window: Annotated[
         tuple[float, float] | None, typer.Option(help="For CT in DICOM: centre and width in Hounsfield units.")
     ] = None,
+    crop_border: Annotated[
+        bool, typer.Option("--crop-border", help="Cut away the flat border (film edge, collimation) before scaling.")
+    ] = False,
     previous_splits: Annotated[
         str,
         typer.Option(help="splits.csv of an earlier run, relative to the data root, whose images keep their splits."),
@@ -160,6 +163,7 @@ def preprocess(
         source_table=mapping(source_table or "{}", "--source-table"),
         previous_splits=previous_splits,
         ct_window=ct_window or (),
+        crop_border=crop_border,
         on_problem={key: value for key, _, value in (pair.partition("=") for pair in on_problem or [])},
     )
 

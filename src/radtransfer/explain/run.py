@@ -136,7 +136,7 @@ def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads:
     settle(threads, 0)
     opened = artifacts.read(bundle, "bundle")
     predict = predictor.of_bundle(bundle)
-    window = Window.of(opened.content.get("ct_window", ()))
+    window, crop_border = Window.of(opened.content.get("ct_window", ())), opened.content.get("crop_border", False)
     settings = {"lime_samples": PREDICTION_SAMPLES, "seed": 0, "threads": threads}
     with artifacts.writing(
         out, "explanations", step="explain_predictions", settings=settings, inputs={"bundle": opened}
@@ -146,7 +146,7 @@ def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads:
             index.writerow(["image", "score", "gradcam", "lime"])
             for number, path in enumerate(track(images, "explain", len(images)), start=1):
                 pixels = decode(path, window).pixels
-                stored, frame = letterbox(pixels, int(opened.content["store_size"]))
+                stored, frame = letterbox(pixels, int(opened.content["store_size"]), crop_border=crop_border)
                 stem = f"{number:04d}-{_safe(path.stem)}"
                 heat = frame.restore(gradcam.gradcam(predict.networks, stored[None])[0]).clip(0, 1)
                 height, width = pixels.shape
@@ -182,7 +182,7 @@ def _look_up(store: Store, chosen: list[cases.Case]) -> list[_Shown]:
         position = positions[case.image_id]
         row = store.manifest.iloc[position]
         width, height = int(row["width"]), int(row["height"])
-        frame = letterbox(np.zeros((height, width), np.uint8), store.size)[1]
+        frame = Letterbox.of(width, height, store.size, row["shown"])
         boxes = [[float(edge) for edge in box] for box in row["boxes"]]
         pixels = np.asarray(store.images[position])
         region = frame.box(0, 0, width, height)
@@ -316,11 +316,15 @@ def _shortfalls(chosen: list[cases.Case], wanted: int) -> list[str]:
 
 
 def _nearest(segments: NDArray[np.int64], frame: Letterbox) -> NDArray[np.int64]:
-    """Superpixels [S, S] of the stored square as [height, width] of the original image."""
+    """Superpixels [S, S] of the stored square as [height, width] of the original image; -1 where it is not shown."""
     wide, high = frame.content
-    columns = frame.left + (np.arange(frame.width) + 0.5) * wide / frame.width
-    lines = frame.top + (np.arange(frame.height) + 0.5) * high / frame.height
-    return segments[lines.astype(np.intp)[:, None], columns.astype(np.intp)[None, :]]
+    across, down = frame.x1 - frame.x0, frame.y1 - frame.y0
+    columns = frame.left + (np.arange(across) + 0.5) * wide / across
+    lines = frame.top + (np.arange(down) + 0.5) * high / down
+    found = np.full((frame.height, frame.width), -1, np.int64)
+    shown = segments[lines.astype(np.intp)[:, None], columns.astype(np.intp)[None, :]]
+    found[frame.y0 : frame.y1, frame.x0 : frame.x1] = shown
+    return found
 
 
 def _safe(stem: str) -> str:

@@ -106,6 +106,7 @@ class _Content(BaseModel):
     threshold: FiniteFloat
     store_size: int = Field(ge=1, le=MAX_SIDE)
     ct_window: list[FiniteFloat] = []
+    crop_border: bool = False
 
 
 def _verified(bundle: Path) -> Artifact:

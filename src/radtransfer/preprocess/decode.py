@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.border import inside_border
 
 Grey = npt.NDArray[np.uint8]
 MAX_PIXELS = 100_000_000
@@ -103,13 +104,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where an image of ``width`` x ``height`` px lies inside a square: scaled by ``scale``, then moved.
+    """Where an image of ``width`` x ``height`` px lies inside a square: cropped, scaled by ``scale``, then moved.
 
     Attributes:
         scale: stored px per original px.
         left, top: offset of the content in the square, px.
         width, height: size of the original image, px.
         size: side of the square, px.
+        x0, y0, x1, y1: what of the original image is shown, px.
     """
 
     scale: float
@@ -118,29 +120,53 @@ class Letterbox:
     width: int
     height: int
     size: int
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @classmethod
+    def of(cls, width: int, height: int, size: int, shown: Sequence[int]) -> Letterbox:
+        """The largest and most central place for ``shown`` (x0, y0, x1, y1) of an image, all in px."""
+        x0, y0, x1, y1 = (int(edge) for edge in shown)
+        bare = cls(size / max(x1 - x0, y1 - y0), 0, 0, width, height, size, x0, y0, x1, y1)
+        wide, high = bare.content
+        return replace(bare, left=(size - wide) // 2, top=(size - high) // 2)
+
+    @property
+    def cropped(self) -> bool:
+        """Whether a part of the image is not shown."""
+        return (self.x0, self.y0, self.x1, self.y1) != (0, 0, self.width, self.height)
 
     @property
     def content(self) -> tuple[int, int]:
         """Width and height of the content inside the square, px."""
-        return max(1, round(self.width * self.scale)), max(1, round(self.height * self.scale))
+        return max(1, round((self.x1 - self.x0) * self.scale)), max(1, round((self.y1 - self.y0) * self.scale))
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
-        """A box in original px to the same box in stored px."""
+        """A box in original px to the same box in stored px, clipped to what is shown: without area if nothing is."""
         wide, high = self.content
-        across, down = wide / self.width, high / self.height
-        return self.left + x0 * across, self.top + y0 * down, self.left + x1 * across, self.top + y1 * down
+        across, down = wide / (self.x1 - self.x0), high / (self.y1 - self.y0)
+        x0, x1 = (self.left + (min(max(x, self.x0), self.x1) - self.x0) * across for x in (x0, x1))
+        y0, y1 = (self.top + (min(max(y, self.y0), self.y1) - self.y0) * down for y in (y0, y1))
+        return x0, y0, x1, y1
 
     def restore(self, square: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """A map over the square ([size, size], any real type) to one over the original image ([height, width])."""
+        """A map over the square ([size, size], any real type) to one over the original image ([height, width]).
+
+        It is 0 where the image is not shown.
+        """
         if square.shape != (self.size, self.size):
             raise ValueError(f"expected a map of shape {(self.size, self.size)}, got {square.shape}")
         wide, high = self.content
         inside = np.asarray(square[self.top : self.top + high, self.left : self.left + wide], dtype=np.float32)
-        back = Image.fromarray(inside).resize((self.width, self.height), Image.Resampling.BILINEAR)
-        return np.asarray(back, dtype=np.float32)
+        shown = Image.fromarray(inside).resize((self.x1 - self.x0, self.y1 - self.y0), Image.Resampling.BILINEAR)
+        back = np.zeros((self.height, self.width), dtype=np.float32)
+        back[self.y0 : self.y1, self.x0 : self.x1] = np.asarray(shown)
+        return back
 
 
-def letterbox(pixels: Grey, size: int) -> tuple[Grey, Letterbox]:
+def letterbox(pixels: Grey, size: int, *, crop_border: bool = False) -> tuple[Grey, Letterbox]:
     """Scale an image to fit a square, keeping its aspect; the rest is black.
 
     The resampling is Pillow's bicubic, whose support grows with the reduction (antialiased).
@@ -148,19 +174,19 @@ def letterbox(pixels: Grey, size: int) -> tuple[Grey, Letterbox]:
     Args:
         pixels: uint8 [height, width].
         size: side of the square, px.
+        crop_border: cut away the flat border first, see :func:`~radtransfer.preprocess.border.inside_border`.
 
     Returns:
         uint8 [size, size] and the mapping between the two.
     """
     height, width = pixels.shape
-    scale = size / max(height, width)
-    bare = Letterbox(scale, 0, 0, width, height, size)
-    wide, high = bare.content
-    left, top = (size - wide) // 2, (size - high) // 2
-    small = Image.fromarray(pixels).resize((wide, high), Image.Resampling.BICUBIC)
+    box = Letterbox.of(width, height, size, inside_border(pixels) if crop_border else (0, 0, width, height))
+    wide, high = box.content
+    shown = Image.fromarray(pixels[box.y0 : box.y1, box.x0 : box.x1])
+    small = shown.resize((wide, high), Image.Resampling.BICUBIC)
     square = np.zeros((size, size), dtype=np.uint8)
-    square[top : top + high, left : left + wide] = np.asarray(small)
-    return square, Letterbox(scale, left, top, width, height, size)
+    square[box.top : box.top + high, box.left : box.left + wide] = np.asarray(small)
+    return square, box
 
 
 def decode(path: Path, window: Window | None = None) -> Decoded:

@@ -67,7 +67,8 @@ class Ingested:
         sha256: digest of the file.
         pixel_sha256: digest of its decoded pixels.
         box: where the image lies in its square.
-        flags: what was done to decode it, see :class:`~radtransfer.preprocess.decode.Decoded`.
+        flags: what was done to decode it, see :class:`~radtransfer.preprocess.decode.Decoded`; ``cropped`` if a border
+            was cut away.
         levels: its grey levels.
         descriptor: int8 [2304], see :func:`~radtransfer.preprocess.grouping.descriptor`.
     """
@@ -81,7 +82,9 @@ class Ingested:
     descriptor: npt.NDArray[np.int8]
 
 
-def ingest(paths: Sequence[Path], scratch: Scratch, window: Window | None = None) -> Iterator[Ingested | Refused]:
+def ingest(
+    paths: Sequence[Path], scratch: Scratch, window: Window | None = None, *, crop_border: bool = False
+) -> Iterator[Ingested | Refused]:
     """Put squares and thumbnails of files into the scratch; those that are there already are not decoded.
 
     The processes are as many as this one may use CPUs; the result does not depend on their number. Memory does not grow
@@ -89,8 +92,10 @@ def ingest(paths: Sequence[Path], scratch: Scratch, window: Window | None = None
 
     Args:
         paths: image files. Each is read, since its digest says whether it is the one that was decoded before.
-        scratch: for squares and thumbnails, of this window alone.
+        scratch: for squares and thumbnails, of this window and this cropping alone.
         window: see :func:`~radtransfer.preprocess.decode.decode`.
+        crop_border: see :func:`~radtransfer.preprocess.decode.letterbox`. Only the squares depend on it: thumbnails and
+            digests, and so leakage groups, are those of the whole image.
 
     Yields:
         for each file, in turn, what is known of it, or why it cannot be used.
@@ -100,19 +105,24 @@ def ingest(paths: Sequence[Path], scratch: Scratch, window: Window | None = None
         print(f"preprocess: {len(before)} images were decoded by an unfinished run", file=sys.stderr)
     workers = max(1, min(joblib.cpu_count(), len(paths) // IMAGES_PER_WORKER))
     parallel = joblib.Parallel(workers, return_as="generator", batch_size=_BATCH, pre_dispatch=4 * _BATCH * workers)
-    yield from parallel(joblib.delayed(_ingest)(path, scratch, before.get(entry_name(path)), window) for path in paths)
+    yield from parallel(
+        joblib.delayed(_ingest)(path, scratch, before.get(entry_name(path)), window, crop_border) for path in paths
+    )
 
 
-def _ingest(path: Path, scratch: Scratch, place: Place | None, window: Window | None) -> Ingested | Refused:
+def _ingest(
+    path: Path, scratch: Scratch, place: Place | None, window: Window | None, crop_border: bool
+) -> Ingested | Refused:
     try:
         data = read_bytes(path)
         sha256 = hashlib.sha256(data).hexdigest()
         said = scratch.said(place) if place else None
         if place is None or said is None or said["sha256"] != sha256:
             decoded = decode_bytes(data, path, window)
-            square, box = letterbox(decoded.pixels, scratch.size)
+            square, box = letterbox(decoded.pixels, scratch.size, crop_border=crop_border)
+            flags = (*decoded.flags, "cropped") if box.cropped else decoded.flags
             digests = {"sha256": sha256, "pixel_sha256": grouping.pixel_sha256(decoded.pixels)}
-            said = digests | {"box": asdict(box), "flags": decoded.flags, "levels": Levels.of(decoded.pixels)}
+            said = digests | {"box": asdict(box), "flags": flags, "levels": Levels.of(decoded.pixels)}
             place = scratch.write(entry_name(path), said, square, grouping.thumbnail(decoded.pixels))
     except ImageError as error:
         return Refused(error.problem, str(error).removeprefix(f"{path}: "))

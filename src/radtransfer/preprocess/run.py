@@ -73,6 +73,7 @@ def preprocess(
     previous_splits: str = "",
     test_fold: Sequence[int] = (),
     ct_window: Sequence[float] = (),
+    crop_border: bool = False,
     on_problem: Mapping[str, Any] | None = None,
 ) -> None:
     """Decode, letterbox, group, split and store the images of a target part and of its source.
@@ -103,6 +104,8 @@ def preprocess(
         test_fold: [number, of], to test on this one (from 1) of so many folds of the target, see
             :func:`radtransfer.preprocess.split.fold`, in place of ``test_fraction``; empty: one split.
         ct_window: [centre, width] in Hounsfield units for CT in DICOM files; empty: the window that each file names.
+        crop_border: cut away the flat border around an image (film edge, collimation) before it is scaled, see
+            :func:`radtransfer.preprocess.border.inside_border`; groups and grey levels are those of the whole image.
         on_problem: policies for what may be wrong with files, see :func:`radtransfer.problems.policies`.
 
     Raises:
@@ -138,8 +141,10 @@ def preprocess(
             "previous_splits": previous_splits,
             "test_fold": test_fold,
             "ct_window": list(ct_window),
+            "crop_border": crop_border,
         }
-        shared = {"root": str(place.root.resolve())} | {key: settings[key] for key in ("target", "source", "ct_window")}
+        of_pixels = ("target", "source", "ct_window", "crop_border")
+        shared = {"root": str(place.root.resolve())} | {key: settings[key] for key in of_pixels}
         # Entered before the stores, so that it is there until they have their names.
         scratch = stack.enter_context(resumable(shared, image_size, Path(target_out).absolute().parent))
         folders = {
@@ -148,7 +153,7 @@ def preprocess(
             )
             for side, out in zip(sides, (target_out, source_out), strict=True)
         }
-        images, descriptors = _decoded(place.root, sides, scratch, window, chosen)
+        images, descriptors = _decoded(place.root, sides, scratch, window, crop_border, chosen)
         _stop_at(chosen, sides)
         names, pairs = _group_names(images, descriptors, scratch)
         kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
@@ -164,13 +169,16 @@ def preprocess(
             mine, (folder, content) = kept[side.role], folders[side.role]
             own = set(mine)
             rows = written[side.role] = [_row(images[i], side, names[i], splits[side.role][names[i]]) for i in mine]
+            lost = sum(len(images[i].record.boxes) for i in mine) - sum(len(row["boxes"]) for row in rows)
+            if lost:
+                side.notes.append(f"{lost} boxes hold nothing of what is shown of their images and are left out")
             side.rejected = sorted(one._replace(file=side.dataset.called(one.file)) for one in side.rejected)
             store.write(
                 folder, rows, (scratch.square(images[i].place) for i in mine), image_size, side.rejected, side.found
             )
             joined = sum(own.issuperset(pair) for pair in pairs)
             told = describe(side, rows, [images[i].levels for i in mine], image_size, joined)
-            content.update(told, ct_window=list(ct_window), data=place.data)
+            content.update(told, ct_window=list(ct_window), crop_border=crop_border, data=place.data)
         write_splits(folders["target"][0], written)
 
 
@@ -200,12 +208,18 @@ def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Itera
 
 
 def _decoded(
-    data_root: Path, sides: tuple[Side, Side], scratch: Scratch, window: Window | None, chosen: Mapping[str, Policy]
+    data_root: Path,
+    sides: tuple[Side, Side],
+    scratch: Scratch,
+    window: Window | None,
+    crop_border: bool,
+    chosen: Mapping[str, Policy],
 ) -> tuple[list[_Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
     images: list[_Image] = []
     descriptors = []
     work = [(side, record) for side in sides for record in side.records]
-    ingested = ingest([Path(data_root) / record.file for _, record in work], scratch, window)
+    paths = [Path(data_root) / record.file for _, record in work]
+    ingested = ingest(paths, scratch, window, crop_border=crop_border)
     for (side, record), got in zip(work, track(ingested, "preprocess: decode", len(work)), strict=True):
         if isinstance(got, Refused):
             side.rejected.append(Rejected(record.file, got.problem, got.reason))
@@ -407,6 +421,7 @@ def _inheritance(inherited: Inherited, was: Mapping[int, set[str]], before: Mapp
 def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
     record, box = image.record, image.box
     width, height = box.width, box.height
+    boxes = [box.box(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in record.boxes]
     return {
         "image_id": image.name,
         "label": record.label,
@@ -416,10 +431,11 @@ def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
         "study_id": record.study_id,
         "group_id": group,
         "split": where,
-        "boxes": [list(box.box(x0 * width, y0 * height, x1 * width, y1 * height)) for x0, y0, x1, y1 in record.boxes],
+        "boxes": [[x0, y0, x1, y1] for x0, y0, x1, y1 in boxes if x0 < x1 and y0 < y1],
         "source_file": image.name,
         "sha256": image.sha256,
         "flags": sorted(image.flags),
         "width": width,
         "height": height,
+        "shown": [box.x0, box.y0, box.x1, box.y1],
     }

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("flags", pa.list_(pa.string())),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("shown", pa.list_(pa.int32())),
     ]
 )
 
@@ -50,7 +51,8 @@ class Store:
     Attributes:
         artifact: its description.
         images: uint8 [N, size, size], memory-mapped.
-        manifest: one row per image, columns as in :data:`SCHEMA`; boxes [x0, y0, x1, y1] in stored px.
+        manifest: one row per image, columns as in :data:`SCHEMA`; boxes [x0, y0, x1, y1] in stored px, shown (what of
+            the image is in the square) [x0, y0, x1, y1] in px of the image.
     """
 
     artifact: artifacts.Artifact

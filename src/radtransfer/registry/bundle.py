@@ -79,6 +79,7 @@ def register(
             refit=chosen.content["refit"],
             store_size=store.size,
             ct_window=store.content.get("ct_window", []),
+            crop_border=store.content.get("crop_border", False),
             calibration=candidate["calibration"],
             threshold=candidate["threshold"],
             positive_class=store.content["positive_class"],

@@ -62,13 +62,14 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
     predictor = of_bundle(bundle)
     content = artifacts.read(bundle, "bundle").content
     size, window = int(content["store_size"]), Window.of(content.get("ct_window", ()))
+    crop_border = content.get("crop_border", False)
     readable: list[Path] = []
     for start in range(0, len(images), CHUNK):
         chunk = images[start : start + CHUNK]
         stored, reasons = [], {}
         for position, path in enumerate(chunk):
             try:
-                stored.append(letterbox(decode(path, window).pixels, size)[0])
+                stored.append(letterbox(decode(path, window).pixels, size, crop_border=crop_border)[0])
             except RadtransferError as error:
                 reasons[position] = str(error).removeprefix(f"{path}: ")
         scores = iter(predictor(np.stack(stored)) if stored else ())

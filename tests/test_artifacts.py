@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +122,6 @@ def test_what_another_put_there_meanwhile_is_left_as_it_is(tmp_path: Path) -> No
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "theirs").write_text("theirs")
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "theirs"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", place], check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def test_a_full_disk_is_named_and_nothing_is_kept(small_disk: Path) -> None:

@@ -118,6 +118,18 @@ def wipe(repository: Path) -> None:
     shutil.rmtree(repository / ".dvc/cache")
 
 
+def revise(repository: Path) -> tuple[str, str]:
+    """Invert one image of a wiped repository, commit, push, wipe; returns the new commit and the image's name."""
+    call(repository, "dvc", "pull", "--quiet")
+    changed = sorted((repository / "data/phantoms").rglob("*.png"))[0]
+    Image.open(changed).point(lambda value: 255 - value).save(changed)
+    call(repository, "dvc", "add", "--quiet", "data/phantoms")
+    revision = commit(repository, "second")
+    call(repository, "dvc", "push", "--quiet")
+    wipe(repository)
+    return revision, changed.relative_to(repository / "data/phantoms").as_posix()
+
+
 def put(server: Weed, prefix: str, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         server.client.put_object(Bucket="radtransfer", Key=f"{prefix}/{name}", Body=content)
@@ -153,13 +165,7 @@ def test_revisions_of_a_dvc_repository_reach_stores_and_metadata(
     with located(f"dvc+{repository}@v1:data", ["phantoms"]) as place:
         assert contents(place.root / "phantoms") == original
 
-    call(repository, "dvc", "pull", "--quiet")
-    changed = sorted((repository / "data/phantoms").rglob("*.png"))[0]
-    Image.open(changed).point(lambda value: 255 - value).save(changed)
-    call(repository, "dvc", "add", "--quiet", "data/phantoms")
-    second = commit(repository, "second")
-    call(repository, "dvc", "push", "--quiet")
-    wipe(repository)
+    second, name = revise(repository)
     fetched.clear()
     newer, metadata = preprocessed("two", "HEAD")
     assert newer.content["data"]["revision"] == metadata["data_revision"] == second != first
@@ -167,7 +173,6 @@ def test_revisions_of_a_dvc_repository_reach_stores_and_metadata(
     assert len(fetched) == 2  # the changed image and the new list
     with located(f"dvc+{repository}@{second}:data", ["phantoms"]) as place:
         after = contents(place.root / "phantoms")
-        name = changed.relative_to(repository / "data/phantoms").as_posix()
         assert {key for key in after if after[key] != original[key]} == {name} and set(after) == set(original)
 
 
@@ -191,13 +196,7 @@ def test_a_run_names_the_revision_that_it_saw(repository: Path, tmp_path: Path) 
     first = call(repository, "git", "rev-parse", "HEAD")
     wipe(repository)
     one = seen("v1", tmp_path / "one")
-    call(repository, "dvc", "pull", "--quiet")
-    changed = sorted((repository / "data/phantoms").rglob("*.png"))[0]
-    Image.open(changed).point(lambda value: 255 - value).save(changed)
-    call(repository, "dvc", "add", "--quiet", "data/phantoms")
-    second = commit(repository, "second")
-    call(repository, "dvc", "push", "--quiet")
-    wipe(repository)
+    second, _ = revise(repository)
     other = seen("HEAD", tmp_path / "two")
     assert (one["revision"], other["revision"]) == (first, second) and one["digest"] != other["digest"]
     scores = [(tmp_path / run / "evaluation/test_scores.parquet").read_bytes() for run in ("one", "two")]

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,18 +103,6 @@ def test_of_two_runs_that_write_the_same_stores_one_wins_whole(root: Path, tmp_p
     seeds = {Store.open(tmp_path / role).artifact.made["settings"]["seed"] for role in ("target", "source")}
     assert seeds == {codes.index(0) + 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", place], check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def test_a_full_disk_and_a_read_only_one_stop_a_run_in_one_line(root: Path, small_disk: Path) -> None:

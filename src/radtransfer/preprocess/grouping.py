@@ -46,7 +46,7 @@ from radtransfer.preprocess.decode import Grey
 
 THUMBNAIL = 144
 _COARSE = 48
-# Averaging and Gaussian filters as matrices: for so small an image a third of the time.
+# Averaging and Gaussian filters as matrices, which is faster for so small an image.
 _EYE = np.eye(_COARSE, dtype=np.float32)
 _BLOCKS = _EYE.repeat(THUMBNAIL // _COARSE, axis=1) / np.float32(THUMBNAIL // _COARSE)
 _MEAN, _SPREAD = (gaussian_filter1d(_EYE, sigma, axis=0) for sigma in (2, 4))

@@ -72,8 +72,11 @@ def test_mappings_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
     (fake_run.data_root / "T" / "labels.csv").write_text("\n".join(rows))
     layout = ["--set", "target_layout=table", "--set", f"target_table={json.dumps(table)}"]
     policies = ["--set", "on_problem={truncated: fail, colour: skip}"]
-    code, _, stderr = fake_run(*layout, *policies, "--set", "backbones=[b1]")
+    temporary = fake_run.folder / "temporary"
+    temporary.mkdir()
+    code, _, stderr = fake_run(*layout, *policies, "--set", "backbones=[b1]", TMPDIR=str(temporary))
     assert code == 0, stderr
+    assert not list(temporary.iterdir())  # kfp.local leaves a folder for every task where TMPDIR says
     mappings = f"{sorted(table.items())} [('colour', 'skip'), ('truncated', 'fail')]"
     assert fake_run.calls[0] == f"preprocess {mappings}"
     assert fake_run.calls[-1] == f"report 3 1 ['b1'] 7 0.0005 {mappings}"

@@ -19,6 +19,8 @@ def finetune(
     weights_mirror: str,
     seed: int,
     threads: int,
+    checkpoints: str,
+    checkpoint_minutes: float,
     refit: bool,
     code_version: str,
     model: Output[Model],
@@ -49,6 +51,8 @@ def finetune(
             weights_mirror=weights_mirror,
             seed=seed,
             threads=threads,
+            checkpoints=checkpoints,
+            checkpoint_minutes=checkpoint_minutes,
             refit=refit,
             out=Path(model.path),
         )

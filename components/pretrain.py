@@ -19,6 +19,8 @@ def pretrain(
     weights_mirror: str,
     seed: int,
     threads: int,
+    checkpoints: str,
+    checkpoint_minutes: float,
     pretrained_models: str,
     code_version: str,
     model: Output[Model],
@@ -45,6 +47,8 @@ def pretrain(
             weights_mirror=weights_mirror,
             seed=seed,
             threads=threads,
+            checkpoints=checkpoints,
+            checkpoint_minutes=checkpoint_minutes,
             pretrained_models=pretrained_models,
             out=Path(model.path),
         )

@@ -34,6 +34,8 @@ from radtransfer_pipelines.watch import Watch
 
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "numpy", "pandas", "pillow", "skops")
 SERIAL_TASKS = 11  # preprocess, three times fuse and classify, evaluate, explain, register, report
+OUTCOME_BLIND = ("budget_minutes", "checkpoints", "checkpoint_minutes")
+"""Entries of a configuration that change nothing of the result, so that an unfinished run may be taken up with others."""
 TASKS_PER_BACKBONE = 7  # finetune and extract for each source, and one pretrain
 
 
@@ -175,7 +177,7 @@ def _request(config: RunConfig, place: Located, registry: Path | None) -> dict[s
     }
     settings = config.model_dump(mode="json")
     arguments = {key: value for key, value in settings.items() if key not in NOT_PARAMETERS}
-    identity = {key: value for key, value in settings.items() if key != "budget_minutes"} | submission
+    identity = {key: value for key, value in settings.items() if key not in OUTCOME_BLIND} | submission
     if config.previous_splits:
         Inherited.read(place.root, config.previous_splits)
         identity["previous_splits_sha256"] = file_sha256(place.root / config.previous_splits)

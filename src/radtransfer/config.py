@@ -166,6 +166,13 @@ class RunConfig(BaseModel):
     explain_images: int = Field(default=2, ge=0, description="test images explained per outcome (TP, FP, FN, TN)")
     lime_samples: int = Field(default=200, ge=10, description="perturbed images per LIME explanation")
 
+    checkpoints: str = Field(
+        default="",
+        description="where trainings leave what a restarted one goes on from: a folder, or s3://BUCKET/PREFIX, which "
+        "outlives a pod; empty: the cache of the machine or pod",
+    )
+    checkpoint_minutes: float = Field(default=5, gt=0, description="minutes between two checkpoints of a training")
+
     seed: int = Field(default=0, ge=0, description="seed of splits, training, classifiers and resampling")
     threads: int = Field(default=2, ge=1, description="CPU threads of each task that trains, infers or explains")
     budget_minutes: float = Field(

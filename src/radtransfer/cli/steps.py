@@ -11,6 +11,8 @@ import typer
 from radtransfer.cli.options import (
     Backbone,
     BatchSize,
+    CheckpointMinutes,
+    CheckpointsAt,
     Classifiers,
     DataRoot,
     Epochs,
@@ -182,6 +184,8 @@ def pretrain(
     weights_mirror: Mirror = "",
     seed: Seed = 0,
     threads: Threads = 2,
+    checkpoints: CheckpointsAt = "",
+    checkpoint_minutes: CheckpointMinutes = 5,
     pretrained_models: Annotated[
         str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
     ] = "",
@@ -201,6 +205,8 @@ def pretrain(
         weights_mirror=weights_mirror,
         seed=seed,
         threads=threads,
+        checkpoints=checkpoints,
+        checkpoint_minutes=checkpoint_minutes,
         out=out,
         pretrained_models=pretrained_models,
     )
@@ -221,6 +227,8 @@ def finetune(
     weights_mirror: Mirror = "",
     seed: Seed = 0,
     threads: Threads = 2,
+    checkpoints: CheckpointsAt = "",
+    checkpoint_minutes: CheckpointMinutes = 5,
     refit: Annotated[
         bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
     ] = False,
@@ -241,6 +249,8 @@ def finetune(
         weights_mirror=weights_mirror,
         seed=seed,
         threads=threads,
+        checkpoints=checkpoints,
+        checkpoint_minutes=checkpoint_minutes,
         refit=refit,
         out=out,
     )

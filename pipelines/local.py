@@ -35,7 +35,8 @@ from radtransfer_pipelines.watch import Watch
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "numpy", "pandas", "pillow", "skops")
 SERIAL_TASKS = 11  # preprocess, three times fuse and classify, evaluate, explain, register, report
 OUTCOME_BLIND = ("budget_minutes", "checkpoints", "checkpoint_minutes")
-"""Entries of a configuration that change nothing of the result, so that an unfinished run may be taken up with others."""
+"""Entries of a configuration that the result does not depend on: an unfinished run may be taken up with others."""
+LAST_WORDS_SECONDS = 20
 TASKS_PER_BACKBONE = 7  # finetune and extract for each source, and one pretrain
 
 
@@ -257,8 +258,13 @@ def _execute(work: Path, log: Path, threads: int, watch: Watch) -> None:
 
 
 def _end(runner: subprocess.Popen[bytes]) -> None:
-    """End the runner and all its tasks, if any are left."""
+    """End the runner and all its tasks, if any are left; a training is given the time for a last checkpoint."""
     try:
+        os.killpg(runner.pid, signal.SIGTERM)
+        runner.wait()
+        for _ in range(10 * LAST_WORDS_SECONDS):
+            os.killpg(runner.pid, 0)
+            time.sleep(0.1)
         os.killpg(runner.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
 from radtransfer.training import loop
 from radtransfer.training.checkpoints import KEPT, Checkpoints
 from radtransfer.training.network import Network
 from radtransfer.training.steps import finetune
 from tests.training.test_steps import RECIPE, write_store
+from tests.weed import KEYS, Weed
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ARGUMENTS: dict[str, Any] = RECIPE | {
     "backbone": "test_resnet", "tl_source": "scratch", "pretrained": None, "epochs": 5, "refit": True,
@@ -176,3 +186,108 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(target: Pa
             finetune(out=tmp_path / "model", **arguments)
     assert [int(name[:8]) for name in names(tmp_path / "left")] == [1, 2]
     assert not (tmp_path / "model").exists()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.training.test_checkpoints import ARGUMENTS
+from radtransfer.training.steps import finetune
+store, place, out = map(Path, sys.argv[1:4])
+finetune(target_store=store, out=out, **(ARGUMENTS | {"checkpoints": str(place), "checkpoint_minutes": 1e-9}))
+"""
+
+
+def start(target: Path, place: Path | str, out: Path) -> subprocess.Popen[str]:
+    """The same training in a process of its own, with a checkpoint after every step."""
+    command = [sys.executable, "-c", SCRIPT, str(target), str(place), str(out)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(place: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until the newest checkpoint below a folder is of so many steps, or the process has ended."""
+    while process.poll() is None and not any(int(name[:8]) >= count for name in names(place)):
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_three_kills_at_random_moments_change_nothing(target: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    for _ in range(3):
+        process = start(target, tmp_path / "left", tmp_path / "model")
+        wait_for(tmp_path / "left", int(rng.integers(1, 12)), process)
+        time.sleep(float(rng.uniform(0, 0.1)))  # at times within the writing of a checkpoint
+        process.kill()
+        process.communicate()
+    process = start(target, tmp_path / "left", tmp_path / "model")
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "goes on after step" in said
+    assert equal(tmp_path / "model", uninterrupted)
+    assert not names(tmp_path / "left")
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_last_checkpoint(target: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    hourly = SCRIPT.replace("1e-9", "60")
+    command = [sys.executable, "-c", hourly, str(target), str(tmp_path / "left"), str(tmp_path / "model")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while "epoch 2/5" not in said:  # under way, and no checkpoint due
+        said += process.stderr.readline()
+        assert process.poll() is None, said
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, said + rest
+    assert "asked to end" in rest and len(names(tmp_path / "left")) == 1
+    process = start(target, tmp_path / "left", tmp_path / "model")
+    _, said = process.communicate()
+    assert process.returncode == 0 and "goes on after step" in said
+    assert equal(tmp_path / "model", uninterrupted)
+
+
+@pytest.fixture
+def storage(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weed]:
+    server = Weed(tmp_path_factory.mktemp("weed"))
+    for key, value in (KEYS | {"AWS_ENDPOINT_URL_S3": server.url}).items():
+        monkeypatch.setenv(key, value)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.mark.slow
+def test_another_machine_goes_on_from_object_storage_that_failed_meanwhile(
+    target: Path, uninterrupted: Path, tmp_path: Path, storage: Weed, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("radtransfer.datasets.storage.WAITS", (0.01,))
+    place = "s3://radtransfer/training"
+    arguments = ARGUMENTS | {"target_store": target, "checkpoints": place, "checkpoint_minutes": 1e-9}
+    offer, offered = Checkpoints.offer, 0
+
+    def failing(self: Checkpoints, training: Any) -> None:
+        nonlocal offered
+        offered += 1
+        if offered == 4:
+            storage.kill()
+        if offered == 6:
+            storage.start()
+        if offered == 9:
+            raise Killed
+        offer(self, training)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoints, "offer", failing)
+        with pytest.raises(Killed):
+            finetune(out=tmp_path / "model", **arguments)
+    said = capsys.readouterr().err
+    assert "no checkpoint after step 4" in said and "no checkpoint after step 5" in said
+    bucket = Bucket("radtransfer")
+    assert [int(Path(each.key).name[:8]) for each in bucket.list("training/")] == [7, 8]
+    finetune(out=tmp_path / "model", **arguments)
+    assert "goes on after step 8" in capsys.readouterr().err
+    assert equal(tmp_path / "model", uninterrupted)
+    assert not list(bucket.list("training/"))

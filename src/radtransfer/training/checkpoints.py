@@ -1,9 +1,9 @@
 """What a training leaves from time to time, so that one that is killed goes on where it was.
 
-A checkpoint is one safetensors file, ``<steps>-<sha256>.safetensors``, whose header says the rest in JSON. The digest in
-its name tells a damaged one; the folder's name is a digest of all that the weights depend on, so that a training finds
-its own alone. Two are kept, none of a training that has ended well. They lie in the cache (:mod:`radtransfer.cache`), or
-below an ``s3://`` address, where a pod finds what the one before it left.
+A checkpoint is one safetensors file, ``<steps>-<sha256>.safetensors``, whose header says the rest in JSON. The digest
+in its name tells a damaged one; the folder's name is a digest of all that the weights depend on, so that a training
+finds its own alone. Two are kept, none of a training that has ended well. They lie in the cache
+(:mod:`radtransfer.cache`), or below an ``s3://`` address, where a pod finds what the one before it left.
 """
 
 from __future__ import annotations
@@ -61,26 +61,29 @@ class Checkpoints:
         folder: where they are written.
         minutes: between two.
         remote: bucket and prefix where they are kept, if not in the folder.
+        ending: set when the process is asked to end: it does so after a last checkpoint.
     """
 
-    def __init__(self, folder: Path, minutes: float, remote: tuple[Bucket, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        minutes: float,
+        remote: tuple[Bucket, str] | None = None,
+        ending: threading.Event | None = None,
+    ) -> None:
         self._folder, self._seconds, self._remote = folder, 60 * minutes, remote
+        self._ending = ending or threading.Event()
         self._last = time.monotonic()
-        self._asked_to_end = False
-
-    def end(self) -> None:
-        """Leave a checkpoint at the next chance, and end the process then."""
-        self._asked_to_end = True
 
     def offer(self, training: Training) -> None:
         """Leave a checkpoint if it is time.
 
         Raises:
-            SystemExit: this process was asked to end (SIGTERM).
+            SystemExit: this process was asked to end.
         """
-        if self._asked_to_end or time.monotonic() - self._last >= self._seconds:
+        if self._ending.is_set() or time.monotonic() - self._last >= self._seconds:
             self.save(training)
-        if self._asked_to_end:
+        if self._ending.is_set():
             print("training: asked to end; the same again goes on from here", file=sys.stderr, flush=True)
             sys.exit(128 + signal.SIGTERM)
 
@@ -140,7 +143,7 @@ class Checkpoints:
             bucket.get(prefix + name, path)
         if file_sha256(path) != name[9:73]:
             raise ValueError("damaged, its digest is another")
-        with safe_open(path, "pt") as opened:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as opened:
             said = json.loads(opened.metadata()[_SAID])
             return {key: opened.get_tensor(key) for key in opened.keys()}, said  # noqa: SIM118 (not a mapping)
 
@@ -174,7 +177,8 @@ def kept(identity: Mapping[str, Any], place: str, minutes: float) -> Iterator[Ca
         raise RadtransferError(f"checkpoints: {place}: expected a folder or s3://BUCKET/PREFIX")
     bucket = Bucket(root.bucket) if isinstance(root, S3Root) else None
     phases: list[Checkpoints] = []
-    with ExitStack() as stack:
+    ending = threading.Event()
+    with _sigterm_sets(ending), ExitStack() as stack:
         folder = None if isinstance(root, S3Root) else _held(stack, root / key)
         place_for_files = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoints-")))
 
@@ -182,11 +186,10 @@ def kept(identity: Mapping[str, Any], place: str, minutes: float) -> Iterator[Ca
             (place_for_files / phase).mkdir(exist_ok=True)
             remote = None
             if bucket and isinstance(root, S3Root):
-                remote = bucket, "/".join(filter(None, (root.prefix, key, phase, "")))
-            phases.append(Checkpoints(place_for_files / phase, minutes, remote))
+                remote = bucket, "/".join(filter(None, (root.prefix, key, phase))) + "/"
+            phases.append(Checkpoints(place_for_files / phase, minutes, remote, ending))
             return phases[-1]
 
-        stack.enter_context(_on_sigterm(lambda: [each.end() for each in phases]))
         yield of
         for each in phases:
             each.remove()
@@ -209,11 +212,11 @@ def _held(stack: ExitStack, place: Path) -> Path | None:
 
 
 @contextmanager
-def _on_sigterm(call: Callable[[], object]) -> Iterator[None]:
+def _sigterm_sets(ending: threading.Event) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: call())
+    before = signal.signal(signal.SIGTERM, lambda *_: ending.set())
     try:
         yield
     finally:

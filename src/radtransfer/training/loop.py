@@ -63,6 +63,7 @@ class _Training:
         network: the one trained, on this process's device.
         average: moving average of its weights, in evaluation mode.
         optimizer: AdamW.
+        rates: peak rates of its groups.
         generator: of the order and the augmentation of the epoch under way.
         steps: done so far.
         losses: sum over the steps of the epoch under way.
@@ -73,7 +74,8 @@ class _Training:
     def __init__(self, network: Network, recipe: Recipe) -> None:
         network.to(device()).to(memory_format=torch.channels_last)
         self.network, self.average = network, copy.deepcopy(network).eval()
-        self.optimizer = torch.optim.AdamW(_groups(network, recipe), lr=recipe.learning_rate)
+        self.optimizer = torch.optim.AdamW(_groups(network, recipe))
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.generator = torch.Generator()
         self.steps, self.losses = 0, 0.0
         self.history: list[dict[str, float]] = []
@@ -108,9 +110,8 @@ class _Training:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for path, tensor in parts.get("optimizer", {}).items():
             index, _, name = path.partition("/")
-            if tensor.ndim:  # laid out in memory as its parameter is
-                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
-            moments.setdefault(int(index), {})[name] = tensor
+            like = parameters[int(index)]  # and laid out in memory like it, but for the count of steps
+            moments.setdefault(int(index), {})[name] = torch.empty_like(like).copy_(tensor) if tensor.ndim else tensor
         self.steps, self.losses, self.history = said["steps"], said["losses"], said["history"]
         self.best_epoch, self.best, self.best_weights = said["best_epoch"], said["best"], parts.get("best", {})
         self.network.load_state_dict(parts["network"])
@@ -222,7 +223,6 @@ def _epochs(
     labels = store.manifest["label"].to_numpy(np.float32)
     class_weight = _class_weight(labels[rows]).to(device())
     size, per_epoch = min(recipe.batch_size, len(rows)), steps_per_epoch(rows, recipe)
-    rates = [group["lr"] for group in _groups(network, recipe)]
     full = network.input_size
     while training.steps < last * per_epoch:
         number = training.steps // per_epoch + 1
@@ -235,7 +235,7 @@ def _epochs(
         network.train()
         for step in track(range(begun, per_epoch), f"{what} epoch {number}/{recipe.epochs}", per_epoch - begun):
             factor = _rate(training.steps, recipe.epochs * per_epoch)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, training.rates, strict=True):
                 group["lr"] = rate * factor
             batch = np.sort(order[step * size : (step + 1) * size])
             images = torch.from_numpy(store.images[batch]).to(device())

@@ -20,7 +20,6 @@ def finetune(
     seed: int,
     threads: int,
     checkpoints: str,
-    checkpoint_minutes: float,
     refit: bool,
     code_version: str,
     model: Output[Model],
@@ -52,7 +51,6 @@ def finetune(
             seed=seed,
             threads=threads,
             checkpoints=checkpoints,
-            checkpoint_minutes=checkpoint_minutes,
             refit=refit,
             out=Path(model.path),
         )

@@ -20,7 +20,6 @@ def pretrain(
     seed: int,
     threads: int,
     checkpoints: str,
-    checkpoint_minutes: float,
     pretrained_models: str,
     code_version: str,
     model: Output[Model],
@@ -48,7 +47,6 @@ def pretrain(
             seed=seed,
             threads=threads,
             checkpoints=checkpoints,
-            checkpoint_minutes=checkpoint_minutes,
             pretrained_models=pretrained_models,
             out=Path(model.path),
         )

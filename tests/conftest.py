@@ -93,7 +93,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     recipe: dict[str, Any] = {
         "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.01, "input_size": 64,
         "weights_mirror": str(_mirror(root / "mirror")), "seed": SEED, "threads": 1,
-        "checkpoints": "", "checkpoint_minutes": 5,
+        "checkpoints": "",
     }  # fmt: skip
     for backbone in TINY:
         run.pretrained.append(root / f"pretrained-{backbone}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from radtransfer.cache import CHECKPOINTS, VARIABLE, held
+from radtransfer.datasets.fetch import UNFINISHED, collect
 from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
-from radtransfer.training import loop
+from radtransfer.training import checkpoints, loop
 from radtransfer.training.checkpoints import KEPT, Checkpoints
 from radtransfer.training.network import Network
 from radtransfer.training.steps import finetune
@@ -44,6 +47,11 @@ def uninterrupted(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("uninterrupted") / "model"
     finetune(target_store=target, out=out, **ARGUMENTS)
     return out
+
+
+@pytest.fixture(autouse=True)
+def _after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "MINUTES", 1e-9)
 
 
 class Killed(BaseException):
@@ -79,7 +87,7 @@ def names(folder: Path) -> list[str]:
 def test_a_killed_training_ends_as_one_that_was_not(
     target: Path, uninterrupted: Path, tmp_path: Path, steps: int
 ) -> None:
-    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left"), "checkpoint_minutes": 1e-9}
+    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
     with pytest.MonkeyPatch.context() as patched:
         stop_after(patched, steps)
         with pytest.raises(Killed):
@@ -105,7 +113,7 @@ def test_a_killed_training_ends_as_one_that_was_not(
 def test_a_damaged_checkpoint_is_passed_over(
     target: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left"), "checkpoint_minutes": 1e-9}
+    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
     with pytest.MonkeyPatch.context() as patched:
         stop_after(patched, 12)
         with pytest.raises(Killed):
@@ -123,7 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 def test_a_checkpoint_of_another_training_is_not_taken(
     target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left"), "checkpoint_minutes": 1e-9}
+    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
     with pytest.MonkeyPatch.context() as patched:
         stop_after(patched, 5)
         with pytest.raises(Killed):
@@ -144,7 +152,7 @@ def test_one_with_the_weights_of_another_network_is_passed_over(
 ) -> None:
     recipe = loop.Recipe(1, 8, 1e-3, 0.01, 0)
     one, other = (loop._Training(Network(name, 64), recipe) for name in ("test_resnet", "test_efficientnet"))
-    kept = Checkpoints(tmp_path, 5)
+    kept = Checkpoints(tmp_path)
     kept.save(one)
     before = {name: tensor.clone() for name, tensor in other.network.state_dict().items()}
     kept.resume(other)
@@ -154,7 +162,7 @@ def test_one_with_the_weights_of_another_network_is_passed_over(
 
 def test_two_are_kept(tmp_path: Path) -> None:
     training = loop._Training(Network("test_resnet", 64), loop.Recipe(1, 8, 1e-3, 0.01, 0))
-    kept = Checkpoints(tmp_path, 5)
+    kept = Checkpoints(tmp_path)
     for training.steps in (1, 2, 3, 11):
         kept.save(training)
     assert [int(name[:8]) for name in names(tmp_path)] == [3, 11] and len(names(tmp_path)) == KEPT
@@ -165,14 +173,14 @@ def test_two_are_kept(tmp_path: Path) -> None:
 def test_a_full_disk_costs_a_checkpoint_and_no_training(
     target: Path, uninterrupted: Path, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(small_disk), "checkpoint_minutes": 1e-9}
+    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(small_disk)}
     finetune(out=tmp_path / "model", **arguments)
     assert "no checkpoint after step" in capsys.readouterr().err
     assert equal(tmp_path / "model", uninterrupted)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(target: Path, tmp_path: Path) -> None:
-    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left"), "checkpoint_minutes": 1e-9}
+    arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
     real, calls = loop._loss, 0
 
     def loss(*given: Any) -> torch.Tensor:
@@ -192,9 +200,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.training.test_checkpoints import ARGUMENTS
+from radtransfer.training import checkpoints
 from radtransfer.training.steps import finetune
 store, place, out = map(Path, sys.argv[1:4])
-finetune(target_store=store, out=out, **(ARGUMENTS | {"checkpoints": str(place), "checkpoint_minutes": 1e-9}))
+checkpoints.MINUTES = 1e-9
+finetune(target_store=store, out=out, **(ARGUMENTS | {"checkpoints": str(place)}))
 """
 
 
@@ -265,7 +275,7 @@ def test_another_machine_goes_on_from_object_storage_that_failed_meanwhile(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("radtransfer.datasets.storage.WAITS", (0.01,))
     place = "s3://radtransfer/training"
-    arguments = ARGUMENTS | {"target_store": target, "checkpoints": place, "checkpoint_minutes": 1e-9}
+    arguments = ARGUMENTS | {"target_store": target, "checkpoints": place}
     offer, offered = Checkpoints.offer, 0
 
     def failing(self: Checkpoints, training: Any) -> None:
@@ -291,3 +301,19 @@ def test_another_machine_goes_on_from_object_storage_that_failed_meanwhile(
     assert "goes on after step 8" in capsys.readouterr().err
     assert equal(tmp_path / "model", uninterrupted)
     assert not list(bucket.list("training/"))
+
+
+def test_the_cache_keeps_them_and_gc_lists_and_removes_them(target: Path, tmp_path: Path) -> None:
+    arguments = ARGUMENTS | {"target_store": target}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(VARIABLE, str(tmp_path / "cache"))
+        stop_after(patched, 9)
+        with pytest.raises(Killed):
+            finetune(out=tmp_path / "model", **arguments)
+        size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.safetensors"))
+        with held(next((tmp_path / "cache" / CHECKPOINTS).glob("*.lock")).with_suffix(""), fcntl.LOCK_SH):
+            assert [each.state for each in collect()[0]] == ["in use"]
+        for dry_run in (True, False):
+            (left,), freed = collect(dry_run=dry_run)
+            assert (left.uri, left.files, left.bytes, freed) == (UNFINISHED[CHECKPOINTS], 2, size, size)
+        assert collect() == ([], 0)

@@ -35,13 +35,12 @@ RECIPE: dict[str, Any] = {
     "seed": 0,
     "threads": 1,
     "checkpoints": "",
-    "checkpoint_minutes": 5.0,
 }
 
 
 def never(folder: Path) -> Checkpoints:
     """No checkpoint within the time of a test, but the last."""
-    return Checkpoints(folder, 60)
+    return Checkpoints(folder)
 
 
 def write_store(path: Path, role: str, count: int = 80, seed: int = 0, *, one_class: bool = False) -> Path:

@@ -11,7 +11,6 @@ import typer
 from radtransfer.cli.options import (
     Backbone,
     BatchSize,
-    CheckpointMinutes,
     CheckpointsAt,
     Classifiers,
     DataRoot,
@@ -185,7 +184,6 @@ def pretrain(
     seed: Seed = 0,
     threads: Threads = 2,
     checkpoints: CheckpointsAt = "",
-    checkpoint_minutes: CheckpointMinutes = 5,
     pretrained_models: Annotated[
         str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
     ] = "",
@@ -206,7 +204,6 @@ def pretrain(
         seed=seed,
         threads=threads,
         checkpoints=checkpoints,
-        checkpoint_minutes=checkpoint_minutes,
         out=out,
         pretrained_models=pretrained_models,
     )
@@ -228,7 +225,6 @@ def finetune(
     seed: Seed = 0,
     threads: Threads = 2,
     checkpoints: CheckpointsAt = "",
-    checkpoint_minutes: CheckpointMinutes = 5,
     refit: Annotated[
         bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
     ] = False,
@@ -250,7 +246,6 @@ def finetune(
         seed=seed,
         threads=threads,
         checkpoints=checkpoints,
-        checkpoint_minutes=checkpoint_minutes,
         refit=refit,
         out=out,
     )

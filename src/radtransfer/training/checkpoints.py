@@ -36,6 +36,8 @@ from radtransfer.errors import RadtransferError
 from radtransfer.provenance import code_version
 
 KEPT = 2
+MINUTES = 5.0
+"""Between two checkpoints."""
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 _SAID = "said"
 
@@ -59,7 +61,6 @@ class Checkpoints:
 
     Args:
         folder: where they are written.
-        minutes: between two.
         remote: bucket and prefix where they are kept, if not in the folder.
         ending: set when the process is asked to end: it does so after a last checkpoint.
     """
@@ -67,11 +68,10 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        minutes: float,
         remote: tuple[Bucket, str] | None = None,
         ending: threading.Event | None = None,
     ) -> None:
-        self._folder, self._seconds, self._remote = folder, 60 * minutes, remote
+        self._folder, self._remote = folder, remote
         self._ending = ending or threading.Event()
         self._last = time.monotonic()
 
@@ -81,7 +81,7 @@ class Checkpoints:
         Raises:
             SystemExit: this process was asked to end.
         """
-        if self._ending.is_set() or time.monotonic() - self._last >= self._seconds:
+        if self._ending.is_set() or time.monotonic() - self._last >= 60 * MINUTES:
             self.save(training)
         if self._ending.is_set():
             print("training: asked to end; the same again goes on from here", file=sys.stderr, flush=True)
@@ -157,7 +157,7 @@ class Checkpoints:
 
 
 @contextmanager
-def kept(identity: Mapping[str, Any], place: str, minutes: float) -> Iterator[Callable[[str], Checkpoints]]:
+def kept(identity: Mapping[str, Any], place: str) -> Iterator[Callable[[str], Checkpoints]]:
     """Checkpoints of a training in phases: kept when the block raises or the process is killed, else removed.
 
     While the block runs, SIGTERM leaves a last checkpoint before it ends the process.
@@ -165,7 +165,6 @@ def kept(identity: Mapping[str, Any], place: str, minutes: float) -> Iterator[Ca
     Args:
         identity: all that the weights depend on but the code, JSON values.
         place: a folder, or s3://BUCKET/PREFIX; empty: the cache.
-        minutes: between two.
 
     Yields:
         ``of(phase)``, the checkpoints of a phase.
@@ -187,7 +186,7 @@ def kept(identity: Mapping[str, Any], place: str, minutes: float) -> Iterator[Ca
             remote = None
             if bucket and isinstance(root, S3Root):
                 remote = bucket, "/".join(filter(None, (root.prefix, key, phase))) + "/"
-            phases.append(Checkpoints(place_for_files / phase, minutes, remote, ending))
+            phases.append(Checkpoints(place_for_files / phase, remote, ending))
             return phases[-1]
 
         yield of

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.optim._param_groups import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +26,8 @@ from radtransfer.training.network import Network
 from radtransfer.training.runtime import device, random_state, set_random_state
 
 WARM_UP = 0.15
-HEAD_RATE = 2.0
+LAYER_DECAY = 0.9
+"""Each layer learns at this share of the rate of the next."""
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.98
 CLIP_NORM = 5.0
@@ -283,20 +285,13 @@ def side(epoch: int, epochs: int, full: int) -> int:
     return full if epoch == epochs else min(full, max(SMALLEST, 32 * round(full * share / 32)))
 
 
-def _groups(network: Network, recipe: Recipe) -> list[dict[str, object]]:
-    """The new head learns faster than the body; biases and normalisation layers are not decayed."""
-    head = {id(parameter) for parameter in network.body.get_classifier().parameters()}  # type: ignore[operator]
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in network.parameters():
-        groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.learning_rate * (HEAD_RATE if is_head else 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (is_head, decays), parameters in groups.items()
-    ]
+def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
+    """The nearer to the head a layer is the faster it learns; biases and normalisation layers are not decayed.
+
+    Layer-wise decay of the rate as in Clark et al. 2020 (ELECTRA), with timm's grouping of a backbone into layers.
+    """
+    groups: list[dict[str, Any]] = param_groups_layer_decay(network.body, recipe.weight_decay, layer_decay=LAYER_DECAY)
+    return [group | {"lr": recipe.learning_rate * group["lr_scale"]} for group in groups]
 
 
 def _rate(done: int, total: int) -> float:

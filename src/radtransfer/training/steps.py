@@ -36,7 +36,6 @@ def pretrain(
     seed: int,
     threads: int,
     checkpoints: str,
-    checkpoint_minutes: float,
     out: Path,
     pretrained_models: str = "",
 ) -> None:
@@ -55,7 +54,6 @@ def pretrain(
         seed: seed of initialisation, order and augmentation.
         threads: CPU threads.
         checkpoints: where to leave them, see :func:`radtransfer.training.checkpoints.kept`.
-        checkpoint_minutes: between two.
         out: folder to write.
         pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
             :mod:`radtransfer.training.reuse`.
@@ -77,9 +75,8 @@ def pretrain(
         return
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
-    keep = (checkpoints, checkpoint_minutes)
     about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
-    _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, keep, out)
+    _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, checkpoints, out)
 
 
 def finetune(
@@ -97,7 +94,6 @@ def finetune(
     seed: int,
     threads: int,
     checkpoints: str,
-    checkpoint_minutes: float,
     out: Path,
     refit: bool = False,
 ) -> None:
@@ -134,14 +130,13 @@ def finetune(
         init = model.content["init"]
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads, before)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
-    keep = (checkpoints, checkpoint_minutes)
     about: dict[str, object] = {
         "stage": "finetune",
         "tl_source": tl_source,
         "init": init,
         "pretrained_digest": before.digest if before else None,
     }
-    _train_and_write(start, store, recipe, about, inputs, keep, out, refit)
+    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit)
 
 
 def _open(path: Path) -> Store:
@@ -184,7 +179,7 @@ def _train_and_write(
     recipe: Recipe,
     about: dict[str, object],
     inputs: dict[str, Artifact],
-    keep: tuple[str, float],
+    checkpoints: str,
     out: Path,
     refit: bool = False,
 ) -> None:
@@ -196,7 +191,7 @@ def _train_and_write(
     with artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content):
         identity = {**settings, **about, "weights_origin": origin, "device": device().type}
         identity["inputs"] = {key: artifact.digest for key, artifact in inputs.items()}
-        with kept(identity, *keep) as of:
+        with kept(identity, checkpoints) as of:
             outcome = loop.train(network, store, recipe, name, of("train"))
             if refit:
                 _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")

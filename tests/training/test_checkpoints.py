@@ -151,7 +151,7 @@ def test_one_with_the_weights_of_another_network_is_passed_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = loop.Recipe(1, 8, 1e-3, 0.01, 0)
-    one, other = (loop._Training(Network(name, 64), recipe) for name in ("test_resnet", "test_efficientnet"))
+    one, other = (loop.Training(Network(name, 64), recipe) for name in ("test_resnet", "test_efficientnet"))
     kept = Checkpoints(tmp_path)
     kept.save(one)
     before = {name: tensor.clone() for name, tensor in other.network.state_dict().items()}
@@ -161,7 +161,7 @@ def test_one_with_the_weights_of_another_network_is_passed_over(
 
 
 def test_two_are_kept(tmp_path: Path) -> None:
-    training = loop._Training(Network("test_resnet", 64), loop.Recipe(1, 8, 1e-3, 0.01, 0))
+    training = loop.Training(Network("test_resnet", 64), loop.Recipe(1, 8, 1e-3, 0.01, 0))
     kept = Checkpoints(tmp_path)
     for training.steps in (1, 2, 3, 11):
         kept.save(training)

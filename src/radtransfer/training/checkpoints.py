@@ -42,7 +42,7 @@ _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 _SAID = "said"
 
 
-class Training(Protocol):
+class Resumable(Protocol):
     """What is under way, as far as a checkpoint is concerned."""
 
     def state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
@@ -75,7 +75,7 @@ class Checkpoints:
         self._ending = ending or threading.Event()
         self._last = time.monotonic()
 
-    def offer(self, training: Training) -> None:
+    def offer(self, training: Resumable) -> None:
         """Leave a checkpoint if it is time.
 
         Raises:
@@ -87,7 +87,7 @@ class Checkpoints:
             print("training: asked to end; the same again goes on from here", file=sys.stderr, flush=True)
             sys.exit(128 + signal.SIGTERM)
 
-    def save(self, training: Training) -> None:
+    def save(self, training: Resumable) -> None:
         """Leave a checkpoint. What keeps it from being written is warned of: the one before it is still there."""
         steps, tensors, said = training.state()
         partial = self._folder / f".{os.getpid()}.partial"
@@ -109,7 +109,7 @@ class Checkpoints:
             partial.unlink(missing_ok=True)
             self._last = time.monotonic()
 
-    def resume(self, training: Training) -> None:
+    def resume(self, training: Resumable) -> None:
         """Bring a training to the newest sound checkpoint of it, if there is one."""
         for name in sorted(self._names(), reverse=True):
             try:

@@ -58,7 +58,7 @@ class Outcome:
     steps: int
 
 
-class _Training:
+class Training:
     """A training under way: all that its next step depends on, and what came of those before.
 
     Attributes:
@@ -83,8 +83,25 @@ class _Training:
         self.history: list[dict[str, float]] = []
         self.best_epoch, self.best, self.best_weights = 0, -math.inf, dict[str, Tensor]()
 
+    def learn(self, loss: Tensor, share: float) -> None:
+        """Take one step.
+
+        Args:
+            loss: mean over a batch, with its graph.
+            share: of the peak rates.
+        """
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        _follow(self.average, self.network, self.steps)
+        self.losses += loss.item()
+        self.steps += 1
+
     def state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
-        """See :class:`radtransfer.training.checkpoints.Training`."""
+        """See :class:`radtransfer.training.checkpoints.Resumable`."""
         parts: dict[str, Mapping[str, Tensor]] = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -98,7 +115,7 @@ class _Training:
         return self.steps, tensors, said | {"steps": self.steps}
 
     def restore(self, tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
-        """See :class:`radtransfer.training.checkpoints.Training`."""
+        """See :class:`radtransfer.training.checkpoints.Resumable`."""
         parts: dict[str, dict[str, Tensor]] = {}
         for path, tensor in tensors.items():
             part, _, name = path.partition("/")
@@ -145,7 +162,7 @@ def train(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
     labels = store.manifest["label"].to_numpy(np.float32)
     class_weight = _class_weight(labels[rows])
     full = network.input_size
-    training = _Training(network, recipe)
+    training = Training(network, recipe)
     checkpoints.resume(training)
     for epoch in _epochs(training, store, rows, recipe, what, checkpoints, recipe.epochs):
         _, logits = infer(training.average, store.images[held_out], what=f"{what} validate")
@@ -191,7 +208,7 @@ def refit(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
     Raises:
         RadtransferError: the loss is no longer a number.
     """
-    training = _Training(network, recipe)
+    training = Training(network, recipe)
     checkpoints.resume(training)
     full = network.input_size
     rows = store.rows("train", "validation")
@@ -212,7 +229,7 @@ class _Epoch:
 
 
 def _epochs(
-    training: _Training,
+    training: Training,
     store: Store,
     rows: NDArray[np.intp],
     recipe: Recipe,
@@ -221,7 +238,7 @@ def _epochs(
     last: int,
 ) -> Iterator[_Epoch]:
     """Train on these rows of the store from where it is, and stop after every epoch for the caller to look at it."""
-    network, average, optimizer, generator = training.network, training.average, training.optimizer, training.generator
+    network, average, generator = training.network, training.average, training.generator
     labels = store.manifest["label"].to_numpy(np.float32)
     class_weight = _class_weight(labels[rows]).to(device())
     size, per_epoch = min(recipe.batch_size, len(rows)), steps_per_epoch(rows, recipe)
@@ -236,20 +253,11 @@ def _epochs(
             generator.set_state(started.get_state())
         network.train()
         for step in track(range(begun, per_epoch), f"{what} epoch {number}/{recipe.epochs}", per_epoch - begun):
-            factor = _rate(training.steps, recipe.epochs * per_epoch)
-            for group, rate in zip(optimizer.param_groups, training.rates, strict=True):
-                group["lr"] = rate * factor
             batch = np.sort(order[step * size : (step + 1) * size])
             images = torch.from_numpy(store.images[batch]).to(device())
             target = torch.from_numpy(labels[batch]).to(device())
             loss = _loss(network(augment(images, generator)), target, class_weight)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
-            optimizer.step()
-            _follow(average, network, training.steps)
-            training.losses += loss.item()
-            training.steps += 1
+            training.learn(loss, _rate(training.steps, recipe.epochs * per_epoch))
             if not math.isfinite(training.losses):
                 raise RadtransferError(
                     f"{what}: the loss is {loss.item()} in step {training.steps}; set a lower learning_rate (it is "
@@ -257,7 +265,7 @@ def _epochs(
                 )
             if step + 1 < per_epoch:
                 checkpoints.offer(training)
-        yield _Epoch(number, training.losses / per_epoch, optimizer.param_groups[0]["lr"])
+        yield _Epoch(number, training.losses / per_epoch, training.optimizer.param_groups[-1]["lr"])
         training.losses = 0.0
         checkpoints.offer(training)
 

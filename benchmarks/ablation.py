@@ -3,12 +3,12 @@
     python benchmarks/ablation.py --config FILE --data-root DIR [--backbone NAME] [--folds 4] --vary key=value ...
 
 ``key`` is an entry of the configuration (``input_size``, ``finetune_epochs``, ``learning_rate``, ...), a constant of
-the recipe (``loop.EMA_DECAY``, ``loop.GROWTH``, ``augment.NOISE``, ...), or ``share`` (of the training images' leakage
-groups that is learnt from, 0 to 1); ``value`` is YAML. The images of the train and validation splits are cut into
-grouped, stratified folds; each is scored by a network trained on the others. Prints the AUROC over all folds (of ranks
-within their fold, since networks differ in level), its difference to the configuration as it stands and the paired 95 %
-interval (bootstrap over leakage groups). One seed and the spread of training is in none of the intervals: take small
-differences for nothing. The best epoch is chosen on the fold that is scored, as it is in a run on the validation split,
+the recipe (``loop.EMA_DECAY``, ``schedule.GROWTH``, ``augment.NOISE``, ...), or ``share`` (of the training images'
+leakage groups that is learnt from, 0 to 1); ``value`` is YAML. The images of the train and validation splits are cut
+into grouped, stratified folds; each is scored by a network trained on the others. Prints the AUROC over all folds (of
+ranks within their fold, since networks differ in level), its difference to the configuration as it stands and the
+paired 95 % interval (bootstrap over leakage groups). One seed and the spread of training is in none of the intervals:
+take small differences for nothing. The best epoch is chosen on the fold that is scored, as it is in a run on the validation split,
 so that levels are a little high. Test images are not read.
 """
 
@@ -36,7 +36,8 @@ from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.intervals import Measured, measure, resample
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
-from radtransfer_pipelines.local import check_models
+from radtransfer.training.network import check_backbones
+from radtransfer.training.weights import check_available
 
 REPLICATES = 2000
 BASE = "as configured"
@@ -67,12 +68,12 @@ def trained(
     config: RunConfig, backbone: str, store: Path, rows: dict[str, np.ndarray], constants: dict[str, Any], out: Path
 ) -> np.ndarray:
     """Ranks (0 to 1) of the held-out images by a network fine-tuned from ImageNet weights."""
-    from radtransfer.training import augment, loop
+    from radtransfer.training import augment, loop, schedule
     from radtransfer.training.inference import infer
     from radtransfer.training.network import load_network
     from radtransfer.training.steps import finetune
 
-    modules = {"loop": loop, "augment": augment}
+    modules = {"loop": loop, "schedule": schedule, "augment": augment}
     recipe = config.model_dump(
         include={"batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"}
     )
@@ -101,11 +102,12 @@ def main() -> None:
     parser.add_argument("--vary", action="append", default=[], metavar="key=value")
     given = parser.parse_args()
     config = load(given.config)
-    check_models(config.model_copy(update={"backbones": [given.backbone]}))
+    check_backbones([given.backbone])
+    check_available([given.backbone], config.weights_mirror)
     variants: dict[str, tuple[RunConfig, dict[str, Any]]] = {BASE: (config, {})}
     for text in given.vary:
         key, _, value = text.partition("=")
-        constant = key == SHARE or key.startswith(("loop.", "augment."))
+        constant = key == SHARE or key.startswith(("loop.", "schedule.", "augment."))
         variants[text] = (config, {key: yaml.safe_load(value)}) if constant else (load(given.config, [text]), {})
     with tempfile.TemporaryDirectory(prefix="radtransfer-ablation-") as folder:
         measured: dict[str, Measured] = {}

@@ -20,8 +20,9 @@ from radtransfer.preprocess.store import Store
 from radtransfer.training import loop, steps
 from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.inference import infer
-from radtransfer.training.loop import SMALLEST, Recipe, _rate, side, train
+from radtransfer.training.loop import Recipe, train
 from radtransfer.training.network import Network, check_backbones, load_network
+from radtransfer.training.schedule import SMALLEST, rate, side
 from radtransfer.training.steps import finetune, pretrain
 
 SIDE = 32
@@ -115,7 +116,7 @@ def test_images_grow_to_the_full_size(full: int, epochs: int) -> None:
 
 
 def test_only_epochs_at_the_full_size_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("radtransfer.training.loop.SMALLEST", 16)
+    monkeypatch.setattr("radtransfer.training.schedule.SMALLEST", 16)
     network = Network("test_resnet", 64)
     sizes: list[int] = []
     network.register_forward_pre_hook(lambda module, _: sizes.append(module.input_size))
@@ -322,6 +323,6 @@ def test_unknown_backbone_names_near_matches() -> None:
 
 
 def test_rate_warms_up_and_ends_near_zero() -> None:
-    rates = [_rate(step, 100) for step in range(100)]
+    rates = [rate(step, 100) for step in range(100)]
     assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) < 16
     assert rates[0] < 0.1 and rates[-1] < 0.01

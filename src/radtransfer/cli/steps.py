@@ -43,12 +43,15 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an unfinished run.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
     registry: Annotated[Path | None, typer.Option(help="Model registry to enter the model into.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and about how long it takes, and do nothing.")
+    ] = False,
 ) -> None:
     """Run a whole pipeline on this machine: from the data sets to the report and the model."""
     from radtransfer.config import load
     from radtransfer_pipelines.local import run_local
 
-    run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry)
+    run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry, dry_run=dry_run)
 
 
 @app.command(name="compile")

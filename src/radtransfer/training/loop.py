@@ -24,17 +24,13 @@ from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network
 from radtransfer.training.runtime import device, random_state, set_random_state
+from radtransfer.training.schedule import rate, side
 
-WARM_UP = 0.15
 LAYER_DECAY = 0.9
 """Each layer learns at this share of the rate of the next."""
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.98
 CLIP_NORM = 5.0
-GROWTH = ((0.4, 0.5), (0.7, 0.7), (1.0, 1.0))
-"""Up to this share of the epochs, this share of the input size (Howard 2018, progressive resizing)."""
-SMALLEST = 160
-"""Below this side, px, a radiograph is not shrunk for the first epochs."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +86,8 @@ class Training:
             loss: mean over a batch, with its graph.
             share: of the peak rates.
         """
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * share
+        for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = peak * share
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
@@ -145,7 +141,8 @@ def train(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
 
     AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay, cross-entropy on softened labels weighted
     against class imbalance, and an exponential moving average of the weights, which is what is validated and kept.
-    The first epochs see smaller images (:func:`side`); only epochs at the network's own input size can be the best.
+    The first epochs see smaller images (:func:`radtransfer.training.schedule.side`); only epochs at the network's own
+    input size can be the best.
     Only the train and validation splits of ``store`` are read.
 
     Args:
@@ -257,7 +254,7 @@ def _epochs(
             images = torch.from_numpy(store.images[batch]).to(device())
             target = torch.from_numpy(labels[batch]).to(device())
             loss = _loss(network(augment(images, generator)), target, class_weight)
-            training.learn(loss, _rate(training.steps, recipe.epochs * per_epoch))
+            training.learn(loss, rate(training.steps, recipe.epochs * per_epoch))
             if not math.isfinite(training.losses):
                 raise RadtransferError(
                     f"{what}: the loss is {loss.item()} in step {training.steps}; set a lower learning_rate (it is "
@@ -281,18 +278,6 @@ def _class_weight(labels: NDArray[np.float32]) -> Tensor:
     return torch.tensor([0.5 / (1 - positives), 0.5 / positives], dtype=torch.float32)
 
 
-def side(epoch: int, epochs: int, full: int) -> int:
-    """Input size of an epoch, px: small images first, which cost less and lose little while little is learnt.
-
-    Args:
-        epoch: from 1.
-        epochs: how many there are; the last is always at ``full``.
-        full: the network's own input size.
-    """
-    share = next(share for end, share in GROWTH if (epoch - 1) / epochs < end)
-    return full if epoch == epochs else min(full, max(SMALLEST, 32 * round(full * share / 32)))
-
-
 def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
     """The nearer to the head a layer is the faster it learns; biases and normalisation layers are not decayed.
 
@@ -300,14 +285,6 @@ def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
     """
     groups: list[dict[str, Any]] = param_groups_layer_decay(network.body, recipe.weight_decay, layer_decay=LAYER_DECAY)
     return [group | {"lr": recipe.learning_rate * group["lr_scale"]} for group in groups]
-
-
-def _rate(done: int, total: int) -> float:
-    """Share of the peak rate at step ``done``: linear warm-up, then a half cosine (Loshchilov & Hutter 2017)."""
-    warm = max(1, round(WARM_UP * total))
-    if done < warm:
-        return (done + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (done - warm) / max(1, total - warm)))
 
 
 def _loss(logits: Tensor, target: Tensor, class_weight: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ leakage groups that is learnt from, 0 to 1); ``value`` is YAML. The images of th
 into grouped, stratified folds; each is scored by a network trained on the others. Prints the AUROC over all folds (of
 ranks within their fold, since networks differ in level), its difference to the configuration as it stands and the
 paired 95 % interval (bootstrap over leakage groups). One seed and the spread of training is in none of the intervals:
-take small differences for nothing. The best epoch is chosen on the fold that is scored, as it is in a run on the validation split,
-so that levels are a little high. Test images are not read.
+take small differences for nothing. The best epoch is chosen on the fold that is scored, as a run chooses it on its
+validation split, so that levels are a little high. Test images are not read.
 """
 
 from __future__ import annotations

@@ -221,3 +221,18 @@ def test_overhead_counts_the_time_in_which_no_step_was_at_work() -> None:
 
 def test_fakes_are_out_of_the_way_of_other_tests() -> None:
     assert "FAKE_CALLS" not in os.environ
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(fake_run: FakeRun) -> None:
+    code, stdout, stderr = fake_run("--dry-run", "--set", "refit=true", "--set", "budget_minutes=9")
+    assert code == 0, stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in stderr.splitlines() if "│" in line]
+    # Of two images each 64 % are learnt from, and 80 % of the source's; with `refit` all is done twice, and mirrored.
+    assert rows[:3] == [
+        ["pretrain", "b2", "1", "2", "5", "0.1"],
+        ["finetune", "b2", "3", "1", "16", "1.2"],
+        ["extract", "b2", "3", "2", "4", "0.4"],
+    ]
+    assert [row[1] for row in rows[3:]] == ["b1"] * 3 + ["b3"] * 3
+    assert "stated budget 9 minutes" in stderr and "come on top" in stderr
+    assert stdout == "" and not fake_run.out.exists() and not fake_run.calls

@@ -34,11 +34,11 @@ from radtransfer_pipelines.plan import plan, show
 from radtransfer_pipelines.watch import Watch
 
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "numpy", "pandas", "pillow", "skops")
-SERIAL_TASKS = 11  # preprocess, three times fuse and classify, evaluate, explain, register, report
+SERIAL_TASKS = 14  # preprocess, three times extract, fuse and classify, evaluate, explain, register, report
 OUTCOME_BLIND = ("budget_minutes", "checkpoints")
 """Entries of a configuration that the result does not depend on: an unfinished run may be taken up with others."""
 LAST_WORDS_SECONDS = 20
-TASKS_PER_BACKBONE = 7  # finetune and extract for each source, and one pretrain
+TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 
 
 def run_local(

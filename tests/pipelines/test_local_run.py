@@ -22,9 +22,10 @@ SOURCES = ("scratch", "imagenet", "in_domain")
 BACKBONES = ("b1", "b2", "b3")
 EXPECTED = Counter(
     ["preprocess", "evaluate", "explain 9 3", "register 9 None"]
-    + [f"{step} {s} {b}" for step in ("finetune", "extract") for s in SOURCES for b in BACKBONES]
+    + [f"finetune {s} {b}" for s in SOURCES for b in BACKBONES]
     + [f"pretrain {b}" for b in BACKBONES]
-    + [f"fuse {s} 3" for s in SOURCES]
+    + [f"extract {s} 3" for s in SOURCES]
+    + [f"fuse {s}" for s in SOURCES]
     + [f"classify {s}" for s in SOURCES]
     + ["report 9 3 ['b2', 'b1', 'b3'] 7 0.0005"]
 )

@@ -257,19 +257,19 @@ def finetune(
 @app.command()
 def extract(
     store: TargetStore,
-    model: Annotated[Path, typer.Option(help="Fine-tuned model.")],
+    model: Annotated[list[Path], typer.Option(help="Fine-tuned model of one TL source; once for each backbone.")],
     out: Out,
     threads: Threads = 2,
 ) -> None:
-    """Turn the images of a store into features of one model."""
+    """Turn the images of a store into features of the models of one TL source."""
     from radtransfer.fusion.extract import extract as step
 
-    step(store=store, model=model, threads=threads, out=out)
+    step(store=store, models=model, threads=threads, out=out)
 
 
 @app.command()
 def fuse(
-    features: Annotated[list[Path], typer.Option(help="Folder that `extract` wrote; once for each backbone.")],
+    features: Annotated[Path, typer.Option(help="Folder that `extract` wrote.")],
     out: Out,
 ) -> None:
     """Join the features of the backbones of one TL source."""

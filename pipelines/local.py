@@ -62,6 +62,12 @@ def run_local(config: RunConfig, *, data_root: str | Path, out: Path, registry: 
 
 def _run(config: RunConfig, place: Located, out: Path, registry: Path | None) -> Path:
     started = time.time()
+    for name in (config.target_path, config.source_path):
+        if out.resolve().is_relative_to((place.root / name).resolve()):
+            raise RadtransferError(
+                f"--out {out}: lies inside the data set {name!r}, which the results would change; name a folder "
+                "outside of it"
+            )
     request = _request(config, place, registry)
     resumed = outfolder.claim(out, request)
     if config.budget_minutes:

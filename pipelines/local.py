@@ -69,6 +69,12 @@ def run_local(
 
 def _run(config: RunConfig, place: Located, out: Path, registry: Path | None, dry_run: bool) -> Path | None:
     started = time.time()
+    for name in (config.target_path, config.source_path):
+        if out.resolve().is_relative_to((place.root / name).resolve()):
+            raise RadtransferError(
+                f"--out {out}: lies inside the data set {name!r}, which the results would change; name a folder "
+                "outside of it"
+            )
     request, images = _request(config, place, registry)
     resumed = outfolder.claim(out, request)
     if not resumed or dry_run:

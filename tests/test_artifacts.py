@@ -140,3 +140,8 @@ def test_a_folder_that_is_read_only_is_named_before_anything_is_computed(small_d
         artifacts.staged(small_disk / "model"),
     ):
         pytest.fail("the block was entered")
+
+
+def test_the_working_folder_itself_is_no_output() -> None:
+    with pytest.raises(RadtransferError, match="has no name of its own; name a new folder"), artifacts.staged(Path()):
+        pass

@@ -139,6 +139,8 @@ def staged(final: Path) -> Iterator[Path]:
 @contextmanager
 def _alone(final: Path) -> Iterator[Path]:
     """Hold the name of an artifact against other processes, and yield a new folder beside it."""
+    if not final.name:
+        raise RadtransferError(f"{final}: has no name of its own; name a new folder, e.g. {final / 'out'}")
     path = final.with_name(f".{final.name}.lock")
     partial = f".{final.name}.partial-"
     with ExitStack() as stack:
@@ -250,7 +252,8 @@ def read(path: Path, kind: Kind, *, verify: bool = False) -> Artifact:
     present = set(_file_names(path)) - {DESCRIPTION[kind]}
     if present != set(files):
         odd = sorted(present ^ set(files))[0]
-        raise RadtransferError(f"{path}: {odd} {'was added' if odd in present else 'is missing'} since it was made")
+        done = "was added since it was made; take it out" if odd in present else "is missing; get it again"
+        raise RadtransferError(f"{path}: {odd} {done}")
     if verify:
         for name, expected in files.items():
             if file_sha256(path / name) != expected:

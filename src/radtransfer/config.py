@@ -82,7 +82,7 @@ class RunConfig(BaseModel):
         pydantic.ValidationError: from the constructor; :func:`load` turns it into a readable error.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(pattern=NAME_PATTERN, description="name of the run and of the model it registers")
     pipeline: Literal["transfer_fusion", "ct_reuse"] = "transfer_fusion"
@@ -225,6 +225,17 @@ class RunConfig(BaseModel):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader takes the last of two entries with one key, which hides a mistake; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"key {twice!r} is there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML configuration and apply ``key=value`` overrides (values are YAML too).
 
@@ -256,7 +267,7 @@ def mapping(text: str, where: str) -> dict[str, Any]:
         RadtransferError: not YAML, or not a mapping.
     """
     try:
-        data = yaml.safe_load(text)
+        data = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise RadtransferError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(data, dict):

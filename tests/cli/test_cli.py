@@ -104,6 +104,19 @@ def test_a_path_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2 and "Not a directory" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Typer answers it by itself, without a word."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("radtransfer.fusion.fuse.fuse", interrupted)
+    assert invoke(monkeypatch, "fuse", "--features", "a", "--out", "b") == 130
+    assert capsys.readouterr().err == (
+        "radtransfer: interrupted; a `run` goes on where it was when it is started again\n"
+    )
+
+
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A stand-in for prediction: scores by file name, none for files named `broken`."""

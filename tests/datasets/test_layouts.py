@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +193,29 @@ def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "root" / "flat" / "ok" / "link.png").symlink_to(tmp_path / "outside" / "secret.png")
     read = datasets.read("class_folders", tmp_path / "root", "flat")
     assert [record.file for record in read.records] == ["flat/abnormal/2.png", "flat/ok/1.png"]
+    assert read.rejected == [("flat/ok/link.png", "a link that leads out of the data root, or nowhere")]
     (tmp_path / "root" / "way").symlink_to(tmp_path / "outside")
     with pytest.raises(RadtransferError, match="outside the data root"):
         datasets.read("class_folders", tmp_path / "root", "way")
+
+
+def test_nothing_in_class_folders_is_lost_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that no decoder reads, exports without endings, folders that must not be read, names that are no text."""
+    touch(tmp_path / "own", "ok/1.png", "abnormal/2.PNG", "ok/3.tif", "ok/IM0004", "abnormal/IM0005", "ok/deep/6.png")
+    read = datasets.read("class_folders", tmp_path, "own")
+    assert len(read.records) == 3 and not read.rejected
+    assert "3 files are not named like images and were passed over (no ending: 2, .tif: 1)" in read.notes
+
+    def scandir(path: Any) -> Any:
+        if os.fspath(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path)
+
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(RadtransferError, match=r"deep: cannot be read .*make it readable"):
+        datasets.read("class_folders", tmp_path, "own")
+    monkeypatch.undo()
+    Path(os.fsdecode(os.fsencode(tmp_path / "own" / "ok") + b"/m\xfcller.png")).touch()
+    with pytest.raises(RadtransferError, match=r"m\\udcfcller\.png': the name of this file is not UTF-8; rename it"):
+        datasets.read("class_folders", tmp_path, "own")

@@ -302,6 +302,8 @@ def test_a_configuration_checks_the_mapping(tmp_path: Path) -> None:
         ("target_table={file: path}", r"own\.yaml: target_table: table: Field required"),
         ("ct_window=[40]", r"own\.yaml: ct_window: \[40\.0\] is no window; expected \[centre, width\]"),
         ("ct_window=[40, 0]", "width above 0"),
+        ("ct_window=[.nan, 1500]", "should be a finite number"),
+        ("learning_rate=.inf", "should be a finite number"),
         ("test_fold=[0, 5]", r"own\.yaml: test_fold: \[0, 5\] is no fold; expected \[number, of\]"),
         ("test_fold=[1, 60]", "from 2 to 50"),
         ("target_table=[1]", r"own\.yaml: target_table: Input should be a valid dictionary"),
@@ -310,6 +312,10 @@ def test_a_configuration_checks_the_mapping(tmp_path: Path) -> None:
     ):
         with pytest.raises(RadtransferError, match=message):
             load(config, [override])
+    twice = tmp_path / "twice.yaml"
+    twice.write_text(config.read_text() + "target_part: wrist\n")
+    with pytest.raises(RadtransferError, match="key 'target_part' is there twice"):
+        load(twice)
     with pytest.raises(RadtransferError, match="test_fold cuts anew"):
         load(config, ["test_fold=[1, 5]", "previous_splits=splits.csv"])
 

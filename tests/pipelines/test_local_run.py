@@ -203,6 +203,14 @@ def test_bad_request_is_refused_before_anything_is_written(fake_run: FakeRun, op
     assert not fake_run.out.exists() and not fake_run.calls
 
 
+def test_results_inside_a_data_set_are_refused(fake_run: FakeRun) -> None:
+    """They would change what the run reads: it could not be taken up."""
+    inside = fake_run.data_root / "T" / "out"
+    code, _, stderr = fake_run("--out", str(inside))
+    assert code == 2 and f"--out {inside}: lies inside the data set 'T'" in stderr
+    assert not inside.exists() and not fake_run.calls
+
+
 def test_a_class_without_images_is_seen_before_anything_is_written(fake_run: FakeRun) -> None:
     (fake_run.data_root / "S" / "abnormal" / "b.png").unlink()
     code, _, stderr = fake_run()

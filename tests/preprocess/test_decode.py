@@ -468,7 +468,9 @@ def test_dicom_colour_becomes_luminance_at_any_depth(tmp_path: Path) -> None:
         decoded = decode(dicom(tmp_path / f"{depth}.dcm", pixels, **colour, **tags))
         expected = grey if depth == 8 else decode(dicom(tmp_path / f"grey{depth}.dcm", grey)).pixels
         np.testing.assert_allclose(decoded.pixels.astype(int), expected, atol=1)
-        assert "colour" in decoded.flags
+        assert "colour" not in decoded.flags  # a grey image in three channels, as in PNG and JPEG files
+        pixels[..., 0] //= 2
+        assert "colour" in decode(dicom(tmp_path / f"tinted{depth}.dcm", pixels, **colour, **tags)).flags
 
 
 def test_no_tag_reaches_warnings_or_logs(

@@ -66,6 +66,8 @@ def test_an_unreadable_image_is_named_and_the_others_are_scored(chain: Chain, tm
     assert found[1].score is not None and found[1].reason == ""
     with pytest.raises(RadtransferError, match=r"absent\.png: no such file"):
         next(predict(bundle=chain.bundle, images=[good, tmp_path / "absent.png"], threads=1))
+    with pytest.raises(RadtransferError, match="is a folder; name the image files in it"):
+        next(predict(bundle=chain.bundle, images=[good, tmp_path], threads=1))
 
 
 def test_overlays_that_have_no_place_are_refused_before_images_are_scored(chain: Chain, tmp_path: Path) -> None:

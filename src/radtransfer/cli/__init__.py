@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from radtransfer.cli import datasets
 from radtransfer.cli.steps import app
@@ -33,5 +34,13 @@ def main() -> None:
         print(f"radtransfer: error: {where}{error.strerror or error}; make room or name another path", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("radtransfer: interrupted; a `run` goes on where it was when it is started again", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
+    except SystemExit as ended:  # Typer's own answer to Ctrl-C says nothing
+        if ended.code == 130:
+            _interrupted()
+        raise
+
+
+def _interrupted() -> NoReturn:
+    print("radtransfer: interrupted; a `run` goes on where it was when it is started again", file=sys.stderr)
+    sys.exit(130)

@@ -257,14 +257,16 @@ def finetune(
 @app.command()
 def extract(
     store: TargetStore,
-    model: Annotated[list[Path], typer.Option(help="Fine-tuned model of one TL source; once for each backbone.")],
+    models: Annotated[
+        list[Path], typer.Option("--model", help="Fine-tuned model of one TL source; once for each backbone.")
+    ],
     out: Out,
     threads: Threads = 2,
 ) -> None:
     """Turn the images of a store into features of the models of one TL source."""
     from radtransfer.fusion.extract import extract as step
 
-    step(store=store, models=model, threads=threads, out=out)
+    step(store=store, models=models, threads=threads, out=out)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def read(
     if table and layout != "table":
         raise RadtransferError(f"{folder.path}: columns of a table are for the layout 'table', not for {layout!r}")
     dataset = own_table.read(folder, part, table) if layout == "table" else LAYOUTS[layout](folder, part)
+    if layout != "table":  # there a row says it
+        astray = [(folder.file(path), "a link that leads out of the data root, or nowhere") for path in folder.astray()]
+        dataset = replace(dataset, rejected=[*dataset.rejected, *astray])
     if not dataset.records:
         raise RadtransferError(
             f"{folder.path}: no image that the layout {layout!r} can place "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from radtransfer.datasets.records import Dataset, Folder, Record
@@ -38,6 +39,10 @@ def read(folder: Folder, part: str | None) -> Dataset:
         raise RadtransferError(f"{folder.path}: holds no folders; expected one per class, e.g. normal and abnormal")
     records.sort(key=lambda record: record.file)
     notes = ["no patient ids: split by duplicates and near duplicates, not by patient"]
+    others = Counter(path.suffix.lower() or "no ending" for path in set(folder.files()) - set(folder.images()))
+    if others:
+        endings = ", ".join(f"{ending}: {count}" for ending, count in others.most_common(5))
+        notes.append(f"{others.total()} files are not named like images and were passed over ({endings})")
     return Dataset("class_folders", folder.path.name, classes, records, rejected, notes)
 
 

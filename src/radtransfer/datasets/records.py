@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +80,12 @@ class Dataset:
         return sorted({part for record in self.records for part in record.parts})
 
 
+def _refuse(error: OSError) -> None:
+    """What a folder that must not be read holds would be lost in silence; one that is not there holds nothing."""
+    if isinstance(error, PermissionError):
+        raise RadtransferError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from None
+
+
 @dataclass(frozen=True)
 class Folder:
     """A data-set folder below the data root.
@@ -110,17 +117,37 @@ class Folder:
         return cls(root, path)
 
     def file(self, path: Path) -> str:
-        """POSIX path of ``path`` relative to the data root."""
-        return path.relative_to(self.root).as_posix()
+        """POSIX path of ``path`` relative to the data root.
+
+        Raises:
+            RadtransferError: the name is no text that could be written anywhere.
+        """
+        name = path.relative_to(self.root).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise RadtransferError(f"{name!a}: the name of this file is not UTF-8; rename it") from None
+        return name
 
     def files(self, *inside: str) -> list[Path]:
-        """All files in a folder, at any depth, sorted; links that lead out of the data root are left out."""
+        """All files in a folder, at any depth, sorted; links that lead out of the data root are left out.
+
+        Raises:
+            RadtransferError: a folder in it must not be read.
+        """
         root = self.root.resolve()
-        return sorted(
-            path
-            for path in self.path.joinpath(*inside).rglob("*")
-            if path.is_file() and path.resolve().is_relative_to(root)
-        )
+        return sorted(path for path in self._paths(*inside) if path.is_file() and path.resolve().is_relative_to(root))
+
+    def astray(self) -> list[Path]:
+        """Links in the folder, named like images, that lead out of the data root or nowhere, sorted."""
+        root = self.root.resolve()
+        links = (path for path in self._paths() if path.is_symlink() and path.suffix.lower() in IMAGE_SUFFIXES)
+        return sorted(path for path in links if not (path.exists() and path.resolve().is_relative_to(root)))
+
+    def _paths(self, *inside: str) -> Iterator[Path]:
+        """Paths of all that is in a folder and is no folder."""
+        for folder, _, names in os.walk(self.path.joinpath(*inside), onerror=_refuse):
+            yield from (Path(folder, name) for name in names)
 
     def images(self, *inside: str) -> list[Path]:
         """Those of :meth:`files` that are named like images."""

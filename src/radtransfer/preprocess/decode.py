@@ -417,10 +417,10 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
     flags: tuple[str, ...] = ("dicom", "burnt_in_text") if burnt_in else ("dicom",)
     try:
         raw = dataset.pixel_array
-        if raw.ndim == 3 and raw.dtype == np.uint8:
-            return Decoded(np.array(Image.fromarray(raw).convert("L")), (*flags, "colour"))
         if raw.ndim == 3:
-            return Decoded(_to_8_bit(raw @ np.array(_LUMINANCE)), (*flags, "colour"))
+            small = Image.fromarray(raw if raw.dtype == np.uint8 else _to_8_bit(raw))
+            grey = np.array(small.convert("L")) if raw.dtype == np.uint8 else _to_8_bit(raw @ np.array(_LUMINANCE))
+            return Decoded(grey, (*flags, "colour") if _coloured(small) else flags)
         real = apply_modality_lut(_significant_bits(raw, dataset), dataset)
         pixels = _shown(np.asarray(real, dtype=np.float64), dataset, window)
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on

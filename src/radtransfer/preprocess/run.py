@@ -270,7 +270,7 @@ def _group_names(
     named: dict[int, str] = {}
     for position in sorted(range(len(images)), key=lambda i: images[i].record.file):
         image, number = images[position], int(numbers[position])
-        kind, origin = _owner(image.record) or ("image", hashlib.sha256(image.record.file.encode()).hexdigest()[:16])
+        kind, origin = _owner(image.record) or ("image", hashlib.sha256(image.name.encode()).hexdigest()[:16])
         named.setdefault(number, f"{kind}-{origin}")
     return [named[int(number)] for number in numbers], pairs
 

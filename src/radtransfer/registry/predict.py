@@ -52,6 +52,9 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
             for overlays that is not empty; before the first prediction.
     """
     absent = [path for path in images if not path.is_file()]
+    folders = [path for path in absent if path.is_dir()]
+    if folders:
+        raise RadtransferError(f"{folders[0]}: is a folder; name the image files in it, e.g. {folders[0] / '*.png'}")
     if absent:
         raise RadtransferError(
             f"{absent[0]}: no such file ({len(absent)} of {len(images)} are missing); check the paths"

@@ -26,7 +26,7 @@ from radtransfer.training.network import Network
 from radtransfer.training.runtime import device, random_state, set_random_state
 from radtransfer.training.schedule import rate, side
 
-LAYER_DECAY = 0.9
+LAYER_DECAY = 1.0
 """Each layer learns at this share of the rate of the next."""
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.98

@@ -88,7 +88,7 @@ def test_mappings_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
 def test_killed_run_goes_on_after_the_last_finished_task(
     fake_run: FakeRun, how: signal.Signals, processes_of: Callable[[Path], list[str]]
 ) -> None:
-    hung = "extract imagenet b1"
+    hung = "finetune imagenet b1"
     process = fake_run.start(FAKE_HANG=hung)
     until(lambda: hung in fake_run.calls)
     time.sleep(0.5)
@@ -103,7 +103,7 @@ def test_killed_run_goes_on_after_the_last_finished_task(
     assert not (fake_run.out / "report.html").exists()
     before = set(fake_run.calls)
     # Whatever had not ended when the signal came may be done again, nothing else.
-    again = {hung} | {call for call in before if call.startswith("extract imagenet")}
+    again = {hung} | {call for call in before if call.startswith("finetune imagenet")}
 
     code, _, stderr = fake_run()
     assert code == 0, stderr

@@ -45,9 +45,8 @@ from radtransfer.preprocess.decode import Grey, halved
 
 THUMBNAIL = 144
 _COARSE = 48
-# Averaging and Gaussian filters as matrices, which is faster for so small an image.
+# Gaussian filters as matrices, which is faster for so small an image.
 _EYE = np.eye(_COARSE, dtype=np.float32)
-_BLOCKS = _EYE.repeat(THUMBNAIL // _COARSE, axis=1) / np.float32(THUMBNAIL // _COARSE)
 _MEAN, _SPREAD = (cv2.GaussianBlur(_EYE, (1, 8 * s + 1), s, borderType=cv2.BORDER_REFLECT) for s in (2, 4))
 _TILES = 8
 _MARGIN = 12
@@ -105,7 +104,7 @@ def pixel_sha256(pixels: Grey) -> str:
 
 def descriptor(small: Grey) -> npt.NDArray[np.int8]:
     """Locally standardised 48 x 48 reduction of a thumbnail, int8 [2304] (63 = 2 local deviations)."""
-    coarse = _BLOCKS @ small.astype(np.float32) @ _BLOCKS.T
+    coarse = cv2.resize(small.astype(np.float32), (_COARSE, _COARSE), interpolation=cv2.INTER_AREA)
     detail = coarse - _MEAN @ coarse @ _MEAN.T
     scaled = np.clip(detail / (np.sqrt(_SPREAD @ (detail * detail) @ _SPREAD.T) + 2), -2, 2)
     centred = np.clip(scaled - scaled.mean(), -2, 2)

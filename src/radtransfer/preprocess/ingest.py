@@ -22,7 +22,7 @@ IMAGES_PER_WORKER = 500
 BYTES_PER_WORKER = 50_000_000
 """Fewer images and fewer bytes of files do not pay for the start of one more process."""
 _SAMPLE = 32
-_BATCH = 16
+_BATCH = 32
 
 
 class Levels(NamedTuple):
@@ -42,8 +42,8 @@ class Levels(NamedTuple):
     def of(cls, pixels: Grey) -> Levels:
         """Those of uint8 pixels [height, width]."""
         (((mean,),), ((deviation,),)) = cv2.meanStdDev(pixels)
-        black, saturated = (np.count_nonzero(pixels == level) / pixels.size for level in (0, 255))
-        return cls(float(mean), float(deviation), black, saturated)
+        lit, saturated = np.count_nonzero(pixels), np.count_nonzero(pixels == 255)
+        return cls(float(mean), float(deviation), 1 - lit / pixels.size, saturated / pixels.size)
 
 
 @dataclass(frozen=True)

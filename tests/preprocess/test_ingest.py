@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from radtransfer.preprocess.decode import decode, letterbox
-from radtransfer.preprocess.ingest import IMAGES_PER_WORKER, Ingested, Levels, Refused, ingest
+from radtransfer.preprocess.ingest import BYTES_PER_WORKER, IMAGES_PER_WORKER, Ingested, Levels, Refused, ingest, shares
 from radtransfer.preprocess.scratch import Scratch
 
 
@@ -66,3 +66,12 @@ def test_grey_levels_are_those_of_the_pixels() -> None:
     levels = Levels.of(pixels)
     assert levels == pytest.approx((pixels.mean(), pixels.std(), (pixels == 0).mean(), (pixels == 255).mean()))
     assert levels.black > 0.1 and levels.saturated > 0.01
+
+
+def test_a_few_large_files_get_processes_too(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.dcm" for number in range(100)]
+    for path in paths[1:]:
+        with path.open("wb") as stream:
+            stream.truncate(4 * BYTES_PER_WORKER // len(paths))
+    assert 3 <= shares(paths) <= 4
+    assert shares([]) == shares(paths[:1]) == 1

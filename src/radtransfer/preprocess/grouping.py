@@ -34,22 +34,20 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-import faiss
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from radtransfer.preprocess.decode import Grey
+from radtransfer.preprocess.decode import Grey, halved
 
 THUMBNAIL = 144
 _COARSE = 48
-# Averaging and Gaussian filters as matrices, which is faster for so small an image.
+# Gaussian filters as matrices, which is faster for so small an image.
 _EYE = np.eye(_COARSE, dtype=np.float32)
-_BLOCKS = _EYE.repeat(THUMBNAIL // _COARSE, axis=1) / np.float32(THUMBNAIL // _COARSE)
-_MEAN, _SPREAD = (gaussian_filter1d(_EYE, sigma, axis=0) for sigma in (2, 4))
+_MEAN, _SPREAD = (cv2.GaussianBlur(_EYE, (1, 8 * s + 1), s, borderType=cv2.BORDER_REFLECT) for s in (2, 4))
 _TILES = 8
 _MARGIN = 12
 _NEIGHBOURS = 3
@@ -93,17 +91,20 @@ SLICES = Limits(agreement=((0.5, None),), numbered=0.25)
 
 def thumbnail(pixels: Grey) -> Grey:
     """The image at 144 x 144 px (area averaging), its aspect ignored."""
-    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    size = (THUMBNAIL, THUMBNAIL)
+    return np.asarray(Image.fromarray(halved(pixels, *size)).resize(size, Image.Resampling.BOX))
 
 
 def pixel_sha256(pixels: Grey) -> str:
     """Digest of decoded pixels and shape: equal for one image stored in two files."""
-    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{pixels.shape}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def descriptor(small: Grey) -> npt.NDArray[np.int8]:
     """Locally standardised 48 x 48 reduction of a thumbnail, int8 [2304] (63 = 2 local deviations)."""
-    coarse = _BLOCKS @ small.astype(np.float32) @ _BLOCKS.T
+    coarse = cv2.resize(small.astype(np.float32), (_COARSE, _COARSE), interpolation=cv2.INTER_AREA)
     detail = coarse - _MEAN @ coarse @ _MEAN.T
     scaled = np.clip(detail / (np.sqrt(_SPREAD @ (detail * detail) @ _SPREAD.T) + 2), -2, 2)
     centred = np.clip(scaled - scaled.mean(), -2, 2)
@@ -171,6 +172,8 @@ def _candidates(descriptors: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
     projection, which keeps distances (Johnson and Lindenstrauss). Of an image with more than 32 duplicates some are
     not found, but those are found among themselves.
     """
+    import faiss  # takes a while, and only this needs it: not the processes that decode
+
     count = len(descriptors)
     projection = np.random.default_rng(0).standard_normal((_COARSE**2, _PROJECTED)).astype(np.float32)
     projection /= np.float32(np.sqrt(_PROJECTED))
@@ -228,7 +231,9 @@ def _agreement(one: Grey, other: Grey) -> float:
 
 def _tiles(small: Grey) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
     values = small.astype(np.float32)
-    inner = (values - gaussian_filter(values, 1.5))[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    inner = (values - cv2.GaussianBlur(values, (13, 13), 1.5, borderType=cv2.BORDER_REFLECT))[
+        _MARGIN:-_MARGIN, _MARGIN:-_MARGIN
+    ]
     side = inner.shape[0] // _TILES
     tiles = inner.reshape(_TILES, side, _TILES, side).swapaxes(1, 2).reshape(_TILES**2, side * side)
     tiles = tiles - tiles.mean(axis=1, keepdims=True)

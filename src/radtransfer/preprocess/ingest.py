@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import joblib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from radtransfer.preprocess import grouping
 from radtransfer.preprocess.decode import Grey, ImageError, Letterbox, Window, decode_bytes, letterbox, read_bytes
 from radtransfer.preprocess.scratch import Place, Scratch, entry_name
 
 IMAGES_PER_WORKER = 500
-"""Fewer do not pay for the start of one more process."""
-_BATCH = 16
+BYTES_PER_WORKER = 50_000_000
+"""Fewer images and fewer bytes of files do not pay for the start of one more process."""
+_SAMPLE = 32
+_BATCH = 32
 
 
 class Levels(NamedTuple):
@@ -39,10 +41,9 @@ class Levels(NamedTuple):
     @classmethod
     def of(cls, pixels: Grey) -> Levels:
         """Those of uint8 pixels [height, width]."""
-        shares = np.array(Image.fromarray(pixels).histogram()) / pixels.size
-        levels = np.arange(len(shares))
-        mean = float(shares @ levels)
-        return cls(mean, float(np.sqrt(shares @ (levels - mean) ** 2)), float(shares[0]), float(shares[-1]))
+        (((mean,),), ((deviation,),)) = cv2.meanStdDev(pixels)
+        lit, saturated = np.count_nonzero(pixels), np.count_nonzero(pixels == 255)
+        return cls(float(mean), float(deviation), 1 - lit / pixels.size, saturated / pixels.size)
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,31 @@ def ingest(
     before = scratch.places()
     if before:
         print(f"preprocess: {len(before)} images were decoded by an unfinished run", file=sys.stderr)
-    workers = max(1, min(joblib.cpu_count(), len(paths) // IMAGES_PER_WORKER))
+    workers = min(joblib.cpu_count(), shares(paths))
     parallel = joblib.Parallel(workers, return_as="generator", batch_size=_BATCH, pre_dispatch=4 * _BATCH * workers)
     yield from parallel(
         joblib.delayed(_ingest)(path, scratch, before.get(entry_name(path)), window, crop_border) for path in paths
     )
 
 
+def shares(paths: Sequence[Path]) -> int:
+    """How many processes the files are enough for, by their number and the size of every so many-th."""
+    some = paths[:: len(paths) // _SAMPLE + 1]
+    size = sum(map(_size, some)) / max(len(some), 1)
+    return max(1, len(paths) // IMAGES_PER_WORKER, int(len(paths) * size / BYTES_PER_WORKER))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # to be reported in its turn
+        return 0
+
+
 def _ingest(
     path: Path, scratch: Scratch, place: Place | None, window: Window | None, crop_border: bool
 ) -> Ingested | Refused:
+    cv2.setNumThreads(1)  # the processes share the CPUs
     try:
         data = read_bytes(path)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -122,10 +138,12 @@ def _ingest(
             square, box = letterbox(decoded.pixels, scratch.size, crop_border=crop_border)
             flags = (*decoded.flags, "cropped") if box.cropped else decoded.flags
             digests = {"sha256": sha256, "pixel_sha256": grouping.pixel_sha256(decoded.pixels)}
-            said = digests | {"box": asdict(box), "flags": flags, "levels": Levels.of(decoded.pixels)}
-            place = scratch.write(entry_name(path), said, square, grouping.thumbnail(decoded.pixels))
+            said = digests | {"box": vars(box), "flags": flags, "levels": Levels.of(decoded.pixels)}
+            small = grouping.thumbnail(decoded.pixels)
+            place = scratch.write(entry_name(path), said, square, small)
+        else:
+            small = scratch.thumbnail(place)
     except ImageError as error:
         return Refused(error.problem, str(error).removeprefix(f"{path}: "))
     box, flags, levels = Letterbox(**said["box"]), tuple(said["flags"]), Levels(*said["levels"])
-    descriptor = grouping.descriptor(scratch.thumbnail(place))
-    return Ingested(place, sha256, said["pixel_sha256"], box, flags, levels, descriptor)
+    return Ingested(place, sha256, said["pixel_sha256"], box, flags, levels, grouping.descriptor(small))

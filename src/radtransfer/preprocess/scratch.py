@@ -30,7 +30,7 @@ from radtransfer.preprocess.decode import Grey
 from radtransfer.preprocess.grouping import THUMBNAIL
 from radtransfer.provenance import code_version
 
-_DECODERS = ("numpy", "pillow", "pydicom")
+_DECODERS = ("numpy", "opencv-python-headless", "pillow", "pydicom")
 _PROCESS = secrets.token_hex(8)
 _DIGEST = hashlib.sha256().digest_size
 _SAID = 1024
@@ -89,8 +89,7 @@ class Scratch:
         log = f"{os.getpid()}-{_PROCESS}"
         try:
             with (self.folder / log).open("ab") as stream:
-                stream.write(hashlib.sha256(body).digest())
-                stream.write(body)
+                stream.write(hashlib.sha256(body).digest() + body)
                 return Place(log, stream.tell() - self._length)
         except OSError as error:
             raise RadtransferError(

@@ -1,13 +1,15 @@
 """What moves the validation score: one network trained under settings that differ from the configuration in one thing.
 
-    python benchmarks/ablation.py --config FILE --data-root DIR [--backbone NAME] --vary key=value ...
+    python benchmarks/ablation.py --config FILE --data-root DIR [--backbone NAME] [--folds 4] --vary key=value ...
 
 ``key`` is an entry of the configuration (``input_size``, ``finetune_epochs``, ``learning_rate``, ...), a constant of
-the recipe (``loop.EMA_DECAY``, ``loop.GROWTH``, ``augment.NOISE``, ...), or ``share`` (of the training images' leakage
-groups that is learnt from, 0 to 1); ``value`` is YAML. Prints the AUROC on the **validation** split, its difference to
-the configuration as it stands and the paired 95 % interval (bootstrap over leakage groups). One seed and the spread of
-training is in none of the intervals: take small differences for nothing.
-Test images are not read.
+the recipe (``loop.EMA_DECAY``, ``schedule.GROWTH``, ``augment.NOISE``, ...), or ``share`` (of the training images'
+leakage groups that is learnt from, 0 to 1); ``value`` is YAML. The images of the train and validation splits are cut
+into grouped, stratified folds; each is scored by a network trained on the others. Prints the AUROC over all folds (of
+ranks within their fold, since networks differ in level), its difference to the configuration as it stands and the
+paired 95 % interval (bootstrap over leakage groups). One seed and the spread of training is in none of the intervals:
+take small differences for nothing. The best epoch is chosen on the fold that is scored, as a run chooses it on its
+validation split, so that levels are a little high. Test images are not read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,60 +28,68 @@ from unittest import mock
 
 import numpy as np
 import yaml
-from scipy.special import expit
+from scipy.stats import rankdata
+from sklearn.model_selection import StratifiedGroupKFold
 
 from radtransfer.config import RunConfig, load
 from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.intervals import Measured, measure, resample
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
-from radtransfer_pipelines.local import check_models
+from radtransfer.training.network import check_backbones
+from radtransfer.training.weights import check_available
 
 REPLICATES = 2000
 BASE = "as configured"
 SHARE = "share"
 
 
-def thinned(share: float) -> Callable[..., np.ndarray]:
-    """``Store.rows`` with this share of the leakage groups of the train split, always the same ones."""
-    rows = Store.rows
+def folds(store: Store, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of the train and validation splits, cut anew ``count`` times."""
+    rows = store.rows("train", "validation")
+    labels, groups = (store.manifest[column].to_numpy()[rows] for column in ("label", "group_id"))
+    for train, held_out in StratifiedGroupKFold(count, shuffle=True, random_state=0).split(rows, labels, groups):
+        yield {"train": rows[train], "validation": rows[held_out]}
+
+
+def dealt(rows: dict[str, np.ndarray], share: float) -> Callable[..., np.ndarray]:
+    """``Store.rows`` with these splits, and this share of the leakage groups of the train split."""
 
     def kept(store: Store, *splits: str) -> np.ndarray:
-        found = rows(store, *splits)
-        if splits != ("train",):
-            return found
-        groups = store.manifest["group_id"].to_numpy()[found]
+        groups = store.manifest["group_id"].to_numpy()[rows["train"]]
         order = np.random.default_rng(0).permutation(np.unique(groups))
-        return found[np.isin(groups, order[: round(share * len(order))])]
+        learnt = rows["train"][np.isin(groups, order[: round(share * len(order))])]
+        return np.concatenate([(rows | {"train": learnt})[split] for split in splits])
 
     return kept
 
 
-def trained(config: RunConfig, backbone: str, store: Path, constants: dict[str, Any], out: Path) -> np.ndarray:
-    """Probabilities of the validation images from a network fine-tuned from ImageNet weights."""
-    from radtransfer.training import augment, loop
+def trained(
+    config: RunConfig, backbone: str, store: Path, rows: dict[str, np.ndarray], constants: dict[str, Any], out: Path
+) -> np.ndarray:
+    """Ranks (0 to 1) of the held-out images by a network fine-tuned from ImageNet weights."""
+    from radtransfer.training import augment, loop, schedule
     from radtransfer.training.inference import infer
     from radtransfer.training.network import load_network
     from radtransfer.training.steps import finetune
 
-    modules = {"loop": loop, "augment": augment}
+    modules = {"loop": loop, "schedule": schedule, "augment": augment}
     recipe = config.model_dump(
         include={"batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"}
     )
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Store, "rows", dealt(rows, constants.get(SHARE, 1))))
         for name, value in constants.items():
             if name == SHARE:
-                stack.enter_context(mock.patch.object(Store, "rows", thinned(value)))
                 continue
             module, _, constant = name.partition(".")
             stack.enter_context(mock.patch.object(modules[module], constant, value))
         finetune(
             target_store=store, backbone=backbone, tl_source="imagenet", pretrained=None, epochs=config.finetune_epochs,
-            out=out, **recipe,
+            checkpoints=str(out.parent), out=out, **recipe,
         )  # fmt: skip
-    images = Store.open(store)
-    _, logits = infer(load_network(out), images.images[images.rows("validation")])
-    return np.asarray(expit(logits.astype(np.float64)))
+    _, logits = infer(load_network(out), Store.open(store).images[rows["validation"]])
+    return np.asarray(rankdata(logits) / len(logits))
 
 
 def main() -> None:
@@ -88,14 +98,16 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--vary", action="append", default=[], metavar="key=value")
     given = parser.parse_args()
     config = load(given.config)
-    check_models(config.model_copy(update={"backbones": [given.backbone]}))
+    check_backbones([given.backbone])
+    check_available([given.backbone], config.weights_mirror)
     variants: dict[str, tuple[RunConfig, dict[str, Any]]] = {BASE: (config, {})}
     for text in given.vary:
         key, _, value = text.partition("=")
-        constant = key == SHARE or key.startswith(("loop.", "augment."))
+        constant = key == SHARE or key.startswith(("loop.", "schedule.", "augment."))
         variants[text] = (config, {key: yaml.safe_load(value)}) if constant else (load(given.config, [text]), {})
     with tempfile.TemporaryDirectory(prefix="radtransfer-ablation-") as folder:
         measured: dict[str, Measured] = {}
@@ -113,14 +125,20 @@ def main() -> None:
             store = stores.setdefault(json.dumps(data, sort_keys=True), Path(folder) / f"target-{number}")
             if not store.exists():
                 preprocess(data_root=given.data_root, target_out=store, source_out=Path(f"{store}.source"), **data)
-            scores = trained(settings, given.backbone, store, constants, Path(folder) / f"model-{number}")
             opened = Store.open(store)
-            rows = opened.manifest.iloc[opened.rows("validation")]
-            ids = rows["image_id"].tolist()
+            cut = list(folds(opened, given.folds))
+            scored = opened.manifest.iloc[np.concatenate([rows["validation"] for rows in cut])]
+            ids = scored["image_id"].tolist()
             if ids != images.setdefault(BASE, ids):
                 sys.exit(f"{name}: validates on other images; what moves the split cannot be compared")
-            labels = rows["label"].to_numpy(dtype=bool)
-            weights = resample(rows["group_id"].to_numpy(), labels, REPLICATES, config.seed)
+            scores = np.concatenate(
+                [
+                    trained(settings, given.backbone, store, rows, constants, Path(folder) / f"model-{number}-{fold}")
+                    for fold, rows in enumerate(cut)
+                ]
+            )
+            labels = scored["label"].to_numpy(dtype=bool)
+            weights = resample(scored["group_id"].to_numpy(), labels, REPLICATES, config.seed)
             measured[name] = measure(labels, scores, 0.5, weights)
             auroc = measured[name].intervals["auroc"]
             line = f"{name}: AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})"
@@ -128,7 +146,7 @@ def main() -> None:
                 difference = compare(name, BASE, "auroc", measured, "ablation")
                 line += f", {difference.difference:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
             print(f"{line}, {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{given.backbone}, {given.config.name}, {len(labels)} validation images, {os.cpu_count()} cores")
+    print(f"{given.backbone}, {given.config.name}, {len(labels)} images in {given.folds} folds, {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def finetune(
     weights_mirror: str,
     seed: int,
     threads: int,
+    checkpoints: str,
     refit: bool,
     code_version: str,
     model: Output[Model],
@@ -49,6 +50,7 @@ def finetune(
             weights_mirror=weights_mirror,
             seed=seed,
             threads=threads,
+            checkpoints=checkpoints,
             refit=refit,
             out=Path(model.path),
         )

@@ -8,8 +8,7 @@ from radtransfer_components.support import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def fuse(
-    features: Input[list[Artifact]],
-    backbones: list,
+    features: Input[Artifact],
     tl_source: str,
     code_version: str,
     fused: Output[Artifact],
@@ -22,6 +21,6 @@ def fuse(
     with support.task("fuse", tl_source, code_version=code_version, fused=fused.path) as call:
         from radtransfer.fusion.fuse import fuse
 
-        support.expect_all([item.path for item in features], "features", backbones, tl_source=tl_source)
-        call(fuse, features=[Path(item.path) for item in features], out=Path(fused.path))
+        support.expect(features.path, "features", tl_source=tl_source)
+        call(fuse, features=Path(features.path), out=Path(fused.path))
         support.describe(fused.metadata, fused.path, "fused", tl_source=tl_source)

@@ -19,6 +19,7 @@ def pretrain(
     weights_mirror: str,
     seed: int,
     threads: int,
+    checkpoints: str,
     pretrained_models: str,
     code_version: str,
     model: Output[Model],
@@ -45,6 +46,7 @@ def pretrain(
             weights_mirror=weights_mirror,
             seed=seed,
             threads=threads,
+            checkpoints=checkpoints,
             pretrained_models=pretrained_models,
             out=Path(model.path),
         )

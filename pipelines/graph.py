@@ -1,7 +1,7 @@
 """The graph that both pipelines share.
 
-``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain``,) ``finetune`` and
-``extract``, then ``fuse`` and ``classify``; on all of it ``evaluate``, ``explain``, ``register`` and ``report``.
+``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain`` and) ``finetune``, then
+``extract``, ``fuse`` and ``classify``; on all of it ``evaluate``, ``explain``, ``register`` and ``report``.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     data += ["image_size", "ct_window", "crop_border", "on_problem", "max_images"]
     data += ["test_fraction", "test_fold", "validation_fraction", "previous_splits", "seed", "data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"]
+    recipe += ["checkpoints"]
     stores = placed(preprocess.preprocess(**take(*data)), "preprocess")
     target_store, source_store = stores.outputs["target_store"], stores.outputs["source_store"]
 
@@ -127,12 +128,11 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
                 **given,
             )
             model = placed(tuned, "finetune", looped=True).outputs["model"]
-            features = extract.extract(
-                store=target_store, model=model, backbone=backbone, tl_source=tl_source, **take("threads")
-            )
-            features = placed(features, "extract", looped=True).outputs["features"]
-        fused = fuse.fuse(features=dsl.Collected(features), tl_source=tl_source, **take("backbones"))
-        fused = placed(fused, "fuse").outputs["fused"]
+        features = extract.extract(
+            store=target_store, models=dsl.Collected(model), tl_source=tl_source, **take("backbones", "threads")
+        )
+        features = placed(features, "extract").outputs["features"]
+        fused = placed(fuse.fuse(features=features, tl_source=tl_source, **take()), "fuse").outputs["fused"]
         fitted = classify.classify(fused=fused, tl_source=tl_source, **take("cv_folds", "seed"))
         classifiers[f"classifiers_{tl_source}"] = placed(fitted, "classify").outputs["classifiers"]
         models[f"models_{tl_source}"] = model

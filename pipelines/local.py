@@ -30,14 +30,20 @@ from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
 from radtransfer.provenance import code_version
 from radtransfer_pipelines import NOT_PARAMETERS, outfolder
+from radtransfer_pipelines.plan import plan, show
 from radtransfer_pipelines.watch import Watch
 
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "numpy", "pandas", "pillow", "skops")
-SERIAL_TASKS = 11  # preprocess, three times fuse and classify, evaluate, explain, register, report
-TASKS_PER_BACKBONE = 7  # finetune and extract for each source, and one pretrain
+SERIAL_TASKS = 14  # preprocess, three times extract, fuse and classify, evaluate, explain, register, report
+OUTCOME_BLIND = ("budget_minutes", "checkpoints")
+"""Entries of a configuration that the result does not depend on: an unfinished run may be taken up with others."""
+LAST_WORDS_SECONDS = 20
+TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 
 
-def run_local(config: RunConfig, *, data_root: str | Path, out: Path, registry: Path | None = None) -> Path:
+def run_local(
+    config: RunConfig, *, data_root: str | Path, out: Path, registry: Path | None = None, dry_run: bool = False
+) -> Path | None:
     """Run a pipeline under ``kfp.local`` and leave its results in ``out``.
 
     A run that was stopped goes on after its last finished task when it is started again with the same arguments.
@@ -48,19 +54,20 @@ def run_local(config: RunConfig, *, data_root: str | Path, out: Path, registry: 
             :func:`radtransfer.datasets.fetch.located`.
         out: folder for the results: new, empty, or of an unfinished run of the same configuration, data and code.
         registry: folder of the model registry to enter the model into.
+        dry_run: look, say what would be done and about how long it takes, and leave nothing.
 
     Returns:
-        Path of the report.
+        Path of the report; None of a dry run.
 
     Raises:
         RadtransferError: something is amiss with the arguments (found before anything is computed or written), or a
             task failed.
     """
     with located(data_root, (config.target_path, config.source_path)) as place:
-        return _run(config, place, out.absolute(), registry)
+        return _run(config, place, out.absolute(), registry, dry_run)
 
 
-def _run(config: RunConfig, place: Located, out: Path, registry: Path | None) -> Path:
+def _run(config: RunConfig, place: Located, out: Path, registry: Path | None, dry_run: bool) -> Path | None:
     started = time.time()
     for name in (config.target_path, config.source_path):
         if out.resolve().is_relative_to((place.root / name).resolve()):
@@ -68,14 +75,14 @@ def _run(config: RunConfig, place: Located, out: Path, registry: Path | None) ->
                 f"--out {out}: lies inside the data set {name!r}, which the results would change; name a folder "
                 "outside of it"
             )
-    request = _request(config, place, registry)
+    request, images = _request(config, place, registry)
     resumed = outfolder.claim(out, request)
-    if config.budget_minutes:
-        console.print(f"{config.name}: stated budget {config.budget_minutes:g} minutes on 2 cores")
-    if not resumed:
-        # In a process of its own: the check needs PyTorch, which would stay in memory for the whole run.
+    if not resumed or dry_run:
+        # In a process of its own: it needs PyTorch, which would stay in memory for the whole run.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            pool.submit(check_models, config).result()
+            show(config, pool.submit(plan, config, *images).result())
+    if dry_run:
+        return None
     with outfolder.locked(out, request) as work:
         watch = Watch(work, SERIAL_TASKS + TASKS_PER_BACKBONE * len(config.backbones))
         begun = time.time()
@@ -109,19 +116,6 @@ def _run(config: RunConfig, place: Located, out: Path, registry: Path | None) ->
     shutil.rmtree(out / outfolder.WORK, ignore_errors=True)
     _summary(out)
     return out / "report.html"
-
-
-def check_models(config: RunConfig) -> None:
-    """Make sure that every backbone exists and that its ImageNet weights can be had.
-
-    Raises:
-        RadtransferError: an unknown backbone, or weights that cannot be had.
-    """
-    from radtransfer.training.network import check_backbones
-    from radtransfer.training.weights import check_available
-
-    check_backbones(config.backbones)
-    check_available(config.backbones, config.weights_mirror)
 
 
 def overhead(begun: float, ended: float, tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -163,15 +157,15 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
     return covered
 
 
-def _request(config: RunConfig, place: Located, registry: Path | None) -> dict[str, Any]:
-    """All that a run depends on, after a look at the data sets (no image is opened)."""
+def _request(config: RunConfig, place: Located, registry: Path | None) -> tuple[dict[str, Any], list[int]]:
+    """All that a run depends on, and how many images it has of target and source; none is opened."""
     from radtransfer.preprocess.inherit import Inherited
     from radtransfer.preprocess.selection import Asked, select
     from radtransfer.training.reuse import find
 
     target = Asked(config.target_layout, config.target_path, config.target_table)
     source = Asked(config.source_layout, config.source_path, config.source_table)
-    select(place.root, target, config.target_part, source, config.source_parts)
+    sides = select(place.root, target, config.target_part, source, config.source_parts)
     submission = {
         "data_root": place.pinned,
         "data_version": place.data.get("digest")
@@ -181,7 +175,7 @@ def _request(config: RunConfig, place: Located, registry: Path | None) -> dict[s
     }
     settings = config.model_dump(mode="json")
     arguments = {key: value for key, value in settings.items() if key not in NOT_PARAMETERS}
-    identity = {key: value for key, value in settings.items() if key != "budget_minutes"} | submission
+    identity = {key: value for key, value in settings.items() if key not in OUTCOME_BLIND} | submission
     if config.previous_splits:
         Inherited.read(place.root, config.previous_splits)
         identity["previous_splits_sha256"] = file_sha256(place.root / config.previous_splits)
@@ -189,7 +183,8 @@ def _request(config: RunConfig, place: Located, registry: Path | None) -> dict[s
         folder = Path(config.pretrained_models)
         models = {name: find(folder, name, config.in_domain_init) for name in config.backbones}
         identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}
-    return {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
+    request = {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
+    return request, [min(len(side.records), config.max_images or len(side.records)) for side in sides]
 
 
 def _folder_version(root: Path, folders: set[str]) -> str:
@@ -261,8 +256,13 @@ def _execute(work: Path, log: Path, threads: int, watch: Watch) -> None:
 
 
 def _end(runner: subprocess.Popen[bytes]) -> None:
-    """End the runner and all its tasks, if any are left."""
+    """End the runner and all its tasks, if any are left; a training is given the time for a last checkpoint."""
     try:
+        os.killpg(runner.pid, signal.SIGTERM)
+        runner.wait()
+        for _ in range(10 * LAST_WORDS_SECONDS):
+            os.killpg(runner.pid, 0)
+            time.sleep(0.1)
         os.killpg(runner.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass

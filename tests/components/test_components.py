@@ -95,7 +95,7 @@ def test_components_hand_on_what_they_were_given(
 ) -> None:
     """The whole chain by hand, with one backbone."""
     recipe = {"epochs": 1, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "input_size": 0}
-    recipe |= {"weights_mirror": "", "seed": 3, "threads": 1, "code_version": ""}
+    recipe |= {"weights_mirror": "", "seed": 3, "threads": 1, "checkpoints": "", "code_version": ""}
     target, source = make(dsl.Dataset, "target"), make(dsl.Dataset, "source")
     page = make(dsl.HTML, "data")
     component("preprocess")(
@@ -120,8 +120,8 @@ def test_components_hand_on_what_they_were_given(
         assert model.metadata["tl_source"] == tl_source
         features, fused = make(dsl.Artifact, f"features-{tl_source}"), make(dsl.Artifact, f"fused-{tl_source}")
         said = {"tl_source": tl_source, "code_version": ""}
-        component("extract")(store=target, model=model, backbone="b", threads=1, features=features, **said)
-        component("fuse")(features=[features], backbones=["b"], fused=fused, **said)
+        component("extract")(store=target, models=[model], backbones=["b"], threads=1, features=features, **said)
+        component("fuse")(features=features, fused=fused, **said)
         fitted = make(dsl.Artifact, f"classifiers-{tl_source}")
         component("classify")(fused=fused, cv_folds=2, seed=3, classifiers=fitted, **said)
         models[f"models_{tl_source}"], classifiers[f"classifiers_{tl_source}"] = [model], fitted
@@ -153,7 +153,7 @@ def test_components_hand_on_what_they_were_given(
 @pytest.mark.parametrize(
     ("handed", "message"),
     [
-        ({"backbone": "other"}, "backbone='b' but was handed 'other'"),
+        ({"backbone": "other"}, "for each of ['b'] with {'tl_source': 'imagenet'}, got ['other']"),
         ({"tl_source": "scratch"}, "tl_source='imagenet' but was handed 'scratch'"),
     ],
 )
@@ -170,25 +170,25 @@ def test_wrong_artifact_from_a_loop_is_refused(
     fakes._write(Path(model.path), "model", "finetune", **said)
     with pytest.raises(SystemExit) as stop:
         component("extract")(
-            store=make(dsl.Dataset, "store"), model=model, backbone="b", tl_source="imagenet", threads=1,
+            store=make(dsl.Dataset, "store"), models=[model], backbones=["b"], tl_source="imagenet", threads=1,
             code_version="", features=make(dsl.Artifact, "features"),
         )  # fmt: skip
     assert stop.value.code == 2 and message in capsys.readouterr().err
     assert library == []
 
 
-def test_missing_and_doubled_features_are_refused(
+def test_missing_and_doubled_models_are_refused(
     library: list[str], make: Callable[..., Any], fakes: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    features = []
-    for name, backbone in (("f1", "a"), ("f2", "a")):
-        item = make(dsl.Artifact, name)
-        fakes._write(Path(item.path), "features", "extract", backbone=backbone, tl_source="imagenet")
-        features.append(item)
+    models = []
+    for name, backbone in (("m1", "a"), ("m2", "a")):
+        item = make(dsl.Model, name)
+        fakes._write(Path(item.path), "model", "finetune", backbone=backbone, tl_source="imagenet")
+        models.append(item)
     with pytest.raises(SystemExit):
-        component("fuse")(
-            features=features, backbones=["a", "b"], tl_source="imagenet", code_version="",
-            fused=make(dsl.Artifact, "fused"),
+        component("extract")(
+            store=make(dsl.Dataset, "store"), models=models, backbones=["a", "b"], tl_source="imagenet", threads=1,
+            code_version="", features=make(dsl.Artifact, "features"),
         )  # fmt: skip
     assert "['a', 'b']" in capsys.readouterr().err and library == []
 

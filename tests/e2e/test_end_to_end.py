@@ -17,6 +17,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from radtransfer.cache import VARIABLE
+
 pytestmark = pytest.mark.slow
 
 CLI = [sys.executable, "-c", "from radtransfer.cli import main; main()"]
@@ -92,7 +94,7 @@ def test_run_leaves_what_it_promises(uninterrupted: tuple[Path, str]) -> None:
     assert {path.name for path in (out / "pretrained").iterdir()} == {"tf_efficientnet_lite0", "tf_efficientnet_lite1"}
     assert (out / "bundle" / "bundle.json").is_file() and (out / "explanations" / "gallery.json").is_file()
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert len(run["tasks"]) == 25 and 0 < run["orchestration"]["overhead_share"] < 1
+    assert len(run["tasks"]) == 22 and 0 < run["orchestration"]["overhead_share"] < 1
     assert not (out / ".work").exists()
 
 
@@ -140,6 +142,31 @@ def test_killed_run_taken_up_gives_the_same_figures(
     assert len(set(before) & {name.rstrip(":") for name in again}) <= 2
     assert metrics(out) == metrics(uninterrupted[0])
     assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_a_training_that_is_interrupted_goes_on_where_it_was(
+    config: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    options = ["--set", "backbones=[tf_efficientnet_lite0]", "--set", "finetune_epochs=200"]
+    log = out / ".work/logs/finetune[scratch, tf_efficientnet_lite0].log"
+
+    def until(said: str, process: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + 200
+        while not (log.is_file() and said in log.read_text(encoding="utf-8")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+
+    process = start(config, data_root, out, *options)
+    until("epoch 2/200", process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert len(list((tmp_path / "cache/checkpoints").rglob("*.safetensors"))) == 1
+    process = start(config, data_root, out, *options)
+    until("goes on after step", process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
 
 
 def test_models_of_an_earlier_run_give_the_same_figures(

@@ -21,6 +21,8 @@ from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.preprocess.store import SCHEMA, Store
+from radtransfer.training.inference import infer
+from radtransfer.training.network import load_network
 from radtransfer.training.steps import finetune
 from tests.conftest import TINY, Chain
 from tests.training.test_steps import RECIPE, write_store
@@ -28,7 +30,7 @@ from tests.training.test_steps import RECIPE, write_store
 
 def test_features_carry_no_test_labels(chain: Chain) -> None:
     manifest = Store.open(chain.target_store).manifest
-    for path in (*chain.features["imagenet"], chain.fused["imagenet"]):
+    for path in (chain.features["imagenet"], chain.fused["imagenet"]):
         index = pd.read_parquet(path / "index.parquet")
         assert index["image_id"].tolist() == manifest["image_id"].tolist()
         test = index["split"] == "test"
@@ -40,32 +42,45 @@ def test_every_fused_column_traces_back_to_its_model(chain: Chain, tmp_path: Pat
     fused = artifacts.read(chain.fused["scratch"], "fused")
     matrix = np.load(fused.path / "fused.npy")
     assert [block["backbone"] for block in fused.content["blocks"]] == sorted(TINY)
-    for path in chain.features["scratch"]:
-        about = artifacts.read(path, "features").content
-        block = next(one for one in fused.content["blocks"] if one["backbone"] == about["backbone"])
-        assert np.array_equal(matrix[:, block["start"] : block["stop"]], np.load(path / "features.npy"))
-        assert block["model_digest"] == about["model_digest"]
+    images = Store.open(chain.target_store).images
+    for block in fused.content["blocks"]:
+        (path,) = (path for path in chain.models[: len(TINY)] if path.name == f"scratch-{block['backbone']}")
+        assert block["model_digest"] == artifacts.read(path, "model").digest
+        for fit in artifacts.fits(fused.content):
+            features, logits = infer(load_network(path, fit), images)
+            place = sorted(TINY).index(block["backbone"])
+            np.testing.assert_array_equal(
+                np.load(fused.path / f"{fit}fused.npy")[:, block["start"] : block["stop"]], features
+            )
+            np.testing.assert_array_equal(np.load(fused.path / f"{fit}logits.npy")[:, place], logits)
     assert matrix.shape[1] == fused.content["blocks"][-1]["stop"]
-    fuse(features=chain.features["scratch"][::-1], out=tmp_path / "reversed")
-    assert artifacts.read(tmp_path / "reversed", "fused").digest == fused.digest
 
 
-def test_what_does_not_belong_together_is_not_fused(chain: Chain, tmp_path: Path) -> None:
-    mixed = [chain.features["scratch"][0], chain.features["imagenet"][1]]
-    with pytest.raises(RadtransferError, match="tl_source is"):
-        fuse(features=mixed, out=tmp_path / "out")
-    with pytest.raises(RadtransferError, match="comes twice"):
-        fuse(features=[chain.features["scratch"][0]] * 2, out=tmp_path / "out")
-    with pytest.raises(RadtransferError, match="no features given"):
-        fuse(features=[], out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_the_order_of_the_models_does_not_matter(chain: Chain, tmp_path: Path) -> None:
+    reversed_ = chain.models[: len(TINY)][::-1]
+    extract(store=chain.target_store, models=reversed_, threads=1, out=tmp_path / "reversed")
+    assert (
+        artifacts.read(tmp_path / "reversed", "features").digest
+        == artifacts.read(chain.features["scratch"], "features").digest
+    )
+
+
+def test_what_does_not_belong_together_is_not_extracted(chain: Chain, tmp_path: Path) -> None:
+    def refused(models: list[Path], message: str) -> None:
+        with pytest.raises(RadtransferError, match=message):
+            extract(store=chain.target_store, models=models, threads=1, out=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    refused([chain.models[0], chain.models[len(TINY) + 1]], "tl_source is")
+    refused([chain.models[0]] * 2, "comes twice")
+    refused([], "no models given")
 
 
 def test_a_model_of_another_store_is_not_extracted_from(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(RadtransferError, match="was not fine-tuned on"):
-        extract(store=chain.source_store, model=chain.models[0], threads=1, out=tmp_path / "out")
+        extract(store=chain.source_store, models=[chain.models[0]], threads=1, out=tmp_path / "out")
     with pytest.raises(RadtransferError, match="expected a fine-tuned model"):
-        extract(store=chain.target_store, model=chain.pretrained[0], threads=1, out=tmp_path / "out")
+        extract(store=chain.target_store, models=[chain.pretrained[0]], threads=1, out=tmp_path / "out")
 
 
 def test_classifiers_are_complete_chosen_on_validation_and_repeatable(chain: Chain, tmp_path: Path) -> None:
@@ -144,7 +159,7 @@ def test_labels_of_test_images_choose_nothing(tmp_path: Path) -> None:
     _turn_test_labels(tmp_path / "true", tmp_path / "turned")
     true, turned = (_chosen(tmp_path / name) for name in ("true", "turned"))
     assert (pd.read_parquet(true / "fused/index.parquet")["split"] == "test").sum() > 20
-    for name in ("features/features.npy", "features/logits.npy", "fused/fused.npy", "fused/logits.npy"):
+    for name in ("features/0-features.npy", "features/0-logits.npy", "fused/fused.npy", "fused/logits.npy"):
         np.testing.assert_array_equal(np.load(true / name), np.load(turned / name))
     for name in ("features/index.parquet", "fused/index.parquet", "classifiers/scores.parquet"):
         pd.testing.assert_frame_equal(pd.read_parquet(true / name), pd.read_parquet(turned / name))
@@ -177,7 +192,7 @@ def _chosen(store: Path) -> Path:
         target_store=store, backbone="test_resnet", tl_source="scratch", pretrained=None, out=out / "model",
         refit=True, **(RECIPE | {"epochs": 1}),
     )  # fmt: skip
-    extract(store=store, model=out / "model", threads=1, out=out / "features")
-    fuse(features=[out / "features"], out=out / "fused")
+    extract(store=store, models=[out / "model"], threads=1, out=out / "features")
+    fuse(features=out / "features", out=out / "fused")
     classify(fused=out / "fused", cv_folds=2, seed=0, out=out / "classifiers")
     return out

@@ -122,7 +122,10 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(name: st
         extra = settings.get(f"exec-{task}", {})
         mounts = [(mount["constant"], mount["mountPath"]) for mount in extra.get("pvcMount", [])]
         assert mounts == ([(claim, root)] if step_of(task) in mounted else [])
-        assert ("secretAsEnv" in extra) == (step_of(task) == "preprocess")
+        names = {key["envVar"] for each in extra.get("secretAsEnv", []) for key in each["keyToEnv"]}
+        assert (VARIABLE in names) == (step_of(task) == "preprocess")
+        stores = step_of(task) in {"preprocess", "pretrain", "finetune"}  # data and checkpoints
+        assert ("AWS_SECRET_ACCESS_KEY" in names) == stores
     given = settings["exec-preprocess"]["secretAsEnv"]
     assert all(each["secretName"] == secret["metadata"]["name"] and each["optional"] is True for each in given)
     keys = {key["envVar"]: key["secretKey"] for each in given for key in each["keyToEnv"]}

@@ -22,9 +22,10 @@ SOURCES = ("scratch", "imagenet", "in_domain")
 BACKBONES = ("b1", "b2", "b3")
 EXPECTED = Counter(
     ["preprocess", "evaluate", "explain 9 3", "register 9 None"]
-    + [f"{step} {s} {b}" for step in ("finetune", "extract") for s in SOURCES for b in BACKBONES]
+    + [f"finetune {s} {b}" for s in SOURCES for b in BACKBONES]
     + [f"pretrain {b}" for b in BACKBONES]
-    + [f"fuse {s} 3" for s in SOURCES]
+    + [f"extract {s} 3" for s in SOURCES]
+    + [f"fuse {s}" for s in SOURCES]
     + [f"classify {s}" for s in SOURCES]
     + ["report 9 3 ['b2', 'b1', 'b3'] 7 0.0005"]
 )
@@ -46,14 +47,14 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     assert stdout.splitlines()[-1] == str(out / "report.html")
     assert "No source is better than another." in stdout
     assert "selected by validation: imagenet/fused/seed0, AUROC 0.800 (0.700 to 0.900)" in stdout
-    assert "stated budget 3 minutes" in stderr and "32/32 report" in stderr
+    assert "stated budget 3 minutes" in stderr and "26/26 report" in stderr
     top = {"report.html", "data_report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
     top |= {"splits.csv", "evaluation", "explanations", "bundle", "logs", "pretrained"}
     assert {p.name for p in out.iterdir()} == top
     assert sorted(p.name for p in (out / "pretrained").iterdir()) == list(BACKBONES)
 
     run = json.loads((out / "run.json").read_text())
-    assert len(run["tasks"]) == 32 and len({task["task"] for task in run["tasks"]}) == 32
+    assert len(run["tasks"]) == 26 and len({task["task"] for task in run["tasks"]}) == 26
     assert all(task["seconds"] >= task["start_up_seconds"] > 0 and task["peak_mib"] > 5 for task in run["tasks"])
     assert run["peak_mib"] > max(task["peak_mib"] for task in run["tasks"])  # two tasks at once, and who watches them
     cost = run["orchestration"]
@@ -87,7 +88,7 @@ def test_mappings_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
 def test_killed_run_goes_on_after_the_last_finished_task(
     fake_run: FakeRun, how: signal.Signals, processes_of: Callable[[Path], list[str]]
 ) -> None:
-    hung = "extract imagenet b1"
+    hung = "finetune imagenet b1"
     process = fake_run.start(FAKE_HANG=hung)
     until(lambda: hung in fake_run.calls)
     time.sleep(0.5)
@@ -102,7 +103,7 @@ def test_killed_run_goes_on_after_the_last_finished_task(
     assert not (fake_run.out / "report.html").exists()
     before = set(fake_run.calls)
     # Whatever had not ended when the signal came may be done again, nothing else.
-    again = {hung} | {call for call in before if call.startswith("extract imagenet")}
+    again = {hung} | {call for call in before if call.startswith("finetune imagenet")}
 
     code, _, stderr = fake_run()
     assert code == 0, stderr
@@ -112,7 +113,7 @@ def test_killed_run_goes_on_after_the_last_finished_task(
     assert {call for call, count in counts.items() if count > 1} <= again
     assert counts[hung] == 2
     run = json.loads((fake_run.out / "run.json").read_text())
-    assert run["resumed"] and len(run["tasks"]) == 32
+    assert run["resumed"] and len(run["tasks"]) == 26
     earlier = [task for task in run["tasks"] if task["started"] < run["started"]]
     assert earlier and run["wall_seconds"] > run["orchestration"]["wall_seconds"] + max(t["seconds"] for t in earlier)
     assert not (fake_run.out / ".work").exists()
@@ -229,3 +230,18 @@ def test_overhead_counts_the_time_in_which_no_step_was_at_work() -> None:
 
 def test_fakes_are_out_of_the_way_of_other_tests() -> None:
     assert "FAKE_CALLS" not in os.environ
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(fake_run: FakeRun) -> None:
+    code, stdout, stderr = fake_run("--dry-run", "--set", "refit=true", "--set", "budget_minutes=9")
+    assert code == 0, stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in stderr.splitlines() if "│" in line]
+    # Of two images each 64 % are learnt from, and 80 % of the source's; with `refit` all is done twice, and mirrored.
+    assert rows[:3] == [
+        ["pretrain", "b2", "1", "2", "5", "0.1"],
+        ["finetune", "b2", "3", "1", "16", "1.2"],
+        ["extract", "b2", "3", "2", "4", "0.4"],
+    ]
+    assert [row[1] for row in rows[3:]] == ["b1"] * 3 + ["b3"] * 3
+    assert "stated budget 9 minutes" in stderr and "come on top" in stderr
+    assert stdout == "" and not fake_run.out.exists() and not fake_run.calls

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from radtransfer import cli
-from radtransfer.cache import VARIABLE, cache
+from radtransfer.cache import DECODED, VARIABLE, cache
 from radtransfer.datasets.fetch import UNFINISHED, collect
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.grouping import THUMBNAIL
@@ -123,7 +123,7 @@ def test_gc_lists_it_and_removes_what_no_run_uses(
             out, err = capsys.readouterr()
             rows = [line.split(",")[:4] for line in out.splitlines()[1:]]
             state = {"--dry-run": "would be removed", "--keep-days": "kept"}.get(*option[:1] or [""], "removed")
-            assert sorted(rows) == sorted([state, UNFINISHED, "1", str(size)] for state in (state, "in use"))
+            assert sorted(rows) == sorted([state, UNFINISHED[DECODED], "1", str(size)] for state in (state, "in use"))
             assert err.startswith(f"{0 if state == 'kept' else size} bytes")
         assert used.places() and [path.name for path in used.folder.parent.iterdir() if path.is_dir()] == [
             used.folder.name
@@ -194,7 +194,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, count: int, processes
         os.killpg(killed.pid, signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
         assert not (tmp_path / "own" / "target").exists() and not (tmp_path / "own" / "source").exists()
-        assert [(each.state, each.uri) for each in collect(dry_run=True)[0]] == [("removed", UNFINISHED)]
+        assert [(each.state, each.uri) for each in collect(dry_run=True)[0]] == [("removed", UNFINISHED[DECODED])]
     before = set(decoded("first"))
     assert count // 2 < len(before) < count
 

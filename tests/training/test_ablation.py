@@ -30,18 +30,19 @@ def test_settings_are_compared_on_the_same_images(
 
     def ablation(*vary: str) -> list[str]:
         arguments = ["--config", str(tmp_path / "config.yaml"), "--data-root", str(chain.data_root)]
-        arguments += ["--backbone", "test_efficientnet"] + [part for text in vary for part in ("--vary", text)]
+        arguments += ["--backbone", "test_efficientnet", "--folds", "2"]
+        arguments += [part for text in vary for part in ("--vary", text)]
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
         runpy.run_path(str(SCRIPT), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
     base, same, all_of_it, constant, entry, fewer, last = ablation(
-        "threads=1", "share=1", "loop.HEAD_RATE=100", "learning_rate=1e-2", "share=0.5"
+        "threads=1", "share=1", "loop.LAYER_DECAY=0.1", "learning_rate=1e-2", "share=0.5"
     )
     assert re.match(r"as configured: AUROC 0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\), \d+ s$", base)
     assert all(", +0.000 (+0.000 to +0.000), " in line for line in (same, all_of_it))
     assert all(", +0.000 (+0.000 to +0.000), " not in line for line in (constant, entry, fewer))
-    assert "validation images" in last
+    assert "images in 2 folds" in last
 
     with pytest.raises(SystemExit, match="seed=1: validates on other images"):
         ablation("seed=1")

@@ -18,9 +18,11 @@ from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store
 from radtransfer.preprocess.store import Store
 from radtransfer.training import loop, steps
+from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.inference import infer
-from radtransfer.training.loop import SMALLEST, Recipe, _rate, side, train
+from radtransfer.training.loop import Recipe, train
 from radtransfer.training.network import Network, check_backbones, load_network
+from radtransfer.training.schedule import SMALLEST, rate, side
 from radtransfer.training.steps import finetune, pretrain
 
 SIDE = 32
@@ -33,7 +35,13 @@ RECIPE: dict[str, Any] = {
     "weights_mirror": "",
     "seed": 0,
     "threads": 1,
+    "checkpoints": "",
 }
+
+
+def never(folder: Path) -> Checkpoints:
+    """No checkpoint within the time of a test, but the last."""
+    return Checkpoints(folder)
 
 
 def write_store(path: Path, role: str, count: int = 80, seed: int = 0, *, one_class: bool = False) -> Path:
@@ -86,11 +94,11 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "test_resnet"
 
 
-def test_a_network_learns_and_the_best_epoch_is_kept(target: Path) -> None:
+def test_a_network_learns_and_the_best_epoch_is_kept(target: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     opened = Store.open(target)
     network = Network("test_resnet", SIDE)
-    outcome = train(network, opened, Recipe(6, 8, 5e-3, 0.01, 0), "test")
+    outcome = train(network, opened, Recipe(6, 8, 5e-3, 0.01, 0), "test", never(tmp_path))
     assert outcome.validation_auroc > 0.9
     assert outcome.validation_auroc == max(row["validation_auroc"] for row in outcome.history)
     assert outcome.history[outcome.best_epoch - 1]["validation_auroc"] == outcome.validation_auroc
@@ -108,11 +116,17 @@ def test_images_grow_to_the_full_size(full: int, epochs: int) -> None:
 
 
 def test_only_epochs_at_the_full_size_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("radtransfer.training.loop.SMALLEST", 16)
+    monkeypatch.setattr("radtransfer.training.schedule.SMALLEST", 16)
     network = Network("test_resnet", 64)
     sizes: list[int] = []
     network.register_forward_pre_hook(lambda module, _: sizes.append(module.input_size))
-    outcome = train(network, Store.open(write_store(tmp_path / "store", "target")), Recipe(4, 8, 5e-3, 0.01, 0), "test")
+    outcome = train(
+        network,
+        Store.open(write_store(tmp_path / "store", "target")),
+        Recipe(4, 8, 5e-3, 0.01, 0),
+        "test",
+        never(tmp_path),
+    )
     assert set(sizes) == {row["input_size"] for row in outcome.history} == {32, 64}
     assert outcome.history[outcome.best_epoch - 1]["input_size"] == 64 == network.input_size
 
@@ -142,7 +156,7 @@ def test_test_images_are_never_read(tmp_path: Path) -> None:
             opened = replace(opened, images=images)
         torch.manual_seed(0)
         network = Network("test_resnet", SIDE)
-        train(network, opened, Recipe(1, 8, 1e-3, 0.01, 0), "test")
+        train(network, opened, Recipe(1, 8, 1e-3, 0.01, 0), "test", never(tmp_path))
         weights.append(network.state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -174,10 +188,10 @@ def test_a_refit_adds_the_validation_images_and_nothing_else(
     seen: list[set[int]] = []
     epochs = loop._epochs
 
-    def watched(network: Network, opened: Store, rows: Any, *rest: Any) -> Any:
-        starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+    def watched(training: Any, opened: Store, rows: Any, *rest: Any) -> Any:
+        starts.append({name: tensor.clone() for name, tensor in training.network.state_dict().items()})
         seen.append(set(rows.tolist()))
-        return epochs(network, opened, rows, *rest)
+        return epochs(training, opened, rows, *rest)
 
     monkeypatch.setattr(loop, "_epochs", watched)
     monkeypatch.setattr(steps, "load_imagenet", lambda network, mirror: {"where": "a test"})
@@ -309,6 +323,6 @@ def test_unknown_backbone_names_near_matches() -> None:
 
 
 def test_rate_warms_up_and_ends_near_zero() -> None:
-    rates = [_rate(step, 100) for step in range(100)]
+    rates = [rate(step, 100) for step in range(100)]
     assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) < 16
     assert rates[0] < 0.1 and rates[-1] < 0.01

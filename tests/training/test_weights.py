@@ -15,9 +15,11 @@ from safetensors.torch import save_file
 from skimage import data
 from timm.data import create_transform, resolve_model_data_config
 
+from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
 from radtransfer.training import weights
 from radtransfer.training.network import Network
+from tests.weed import KEYS, Weed
 
 LITES = ["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"]
 # ImageNet-1k class indices that a reader can check by eye on the photographs that scikit-image ships.
@@ -154,6 +156,29 @@ def test_mirror_is_used_and_its_checksum_is_checked(tmp_path: Path) -> None:
         weights.imagenet_state("test_resnet", str(folder))
     with pytest.raises(RadtransferError, match=r"resnet18\.safetensors is missing"):
         weights.imagenet_state("resnet18", str(folder))
+
+
+@pytest.mark.slow
+def test_a_mirror_may_lie_in_object_storage(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Weed(tmp_path_factory.mktemp("weed"))
+    try:
+        for key, value in (KEYS | {"AWS_ENDPOINT_URL_S3": server.url}).items():
+            monkeypatch.setenv(key, value)
+        state = timm.create_model("test_resnet", pretrained=False).state_dict()
+        for path in mirror(tmp_path, "test_resnet", state).iterdir():
+            Bucket("radtransfer").put(f"weights/{path.name}", path)
+        found, origin = weights.imagenet_state("test_resnet", "s3://radtransfer/weights")
+        assert origin["where"] == "mirror" and all(torch.equal(found[name], state[name]) for name in state)
+        with pytest.raises(RadtransferError, match=r"resnet18\.safetensors: no such bucket or object"):
+            weights.imagenet_state("resnet18", "s3://radtransfer/weights")
+        (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  test_resnet.safetensors\n")
+        Bucket("radtransfer").put("weights/SHA256SUMS", tmp_path / "SHA256SUMS")
+        with pytest.raises(RadtransferError, match=r"s3://radtransfer/weights: sha256 .* is not the one in SHA256SUMS"):
+            weights.imagenet_state("test_resnet", "s3://radtransfer/weights")
+    finally:
+        server.kill()
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

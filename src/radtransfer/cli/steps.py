@@ -11,6 +11,7 @@ import typer
 from radtransfer.cli.options import (
     Backbone,
     BatchSize,
+    CheckpointsAt,
     Classifiers,
     DataRoot,
     Epochs,
@@ -42,12 +43,15 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an unfinished run.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
     registry: Annotated[Path | None, typer.Option(help="Model registry to enter the model into.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and about how long it takes, and do nothing.")
+    ] = False,
 ) -> None:
     """Run a whole pipeline on this machine: from the data sets to the report and the model."""
     from radtransfer.config import load
     from radtransfer_pipelines.local import run_local
 
-    run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry)
+    run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry, dry_run=dry_run)
 
 
 @app.command(name="compile")
@@ -182,6 +186,7 @@ def pretrain(
     weights_mirror: Mirror = "",
     seed: Seed = 0,
     threads: Threads = 2,
+    checkpoints: CheckpointsAt = "",
     pretrained_models: Annotated[
         str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
     ] = "",
@@ -201,6 +206,7 @@ def pretrain(
         weights_mirror=weights_mirror,
         seed=seed,
         threads=threads,
+        checkpoints=checkpoints,
         out=out,
         pretrained_models=pretrained_models,
     )
@@ -221,6 +227,7 @@ def finetune(
     weights_mirror: Mirror = "",
     seed: Seed = 0,
     threads: Threads = 2,
+    checkpoints: CheckpointsAt = "",
     refit: Annotated[
         bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
     ] = False,
@@ -241,6 +248,7 @@ def finetune(
         weights_mirror=weights_mirror,
         seed=seed,
         threads=threads,
+        checkpoints=checkpoints,
         refit=refit,
         out=out,
     )
@@ -249,19 +257,21 @@ def finetune(
 @app.command()
 def extract(
     store: TargetStore,
-    model: Annotated[Path, typer.Option(help="Fine-tuned model.")],
+    models: Annotated[
+        list[Path], typer.Option("--model", help="Fine-tuned model of one TL source; once for each backbone.")
+    ],
     out: Out,
     threads: Threads = 2,
 ) -> None:
-    """Turn the images of a store into features of one model."""
+    """Turn the images of a store into features of the models of one TL source."""
     from radtransfer.fusion.extract import extract as step
 
-    step(store=store, model=model, threads=threads, out=out)
+    step(store=store, models=models, threads=threads, out=out)
 
 
 @app.command()
 def fuse(
-    features: Annotated[list[Path], typer.Option(help="Folder that `extract` wrote; once for each backbone.")],
+    features: Annotated[Path, typer.Option(help="Folder that `extract` wrote.")],
     out: Out,
 ) -> None:
     """Join the features of the backbones of one TL source."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from radtransfer.artifacts import read_json, staged, write_json
-from radtransfer.cache import DATA, DECODED, VARIABLE, cache, held, locked, remove
+from radtransfer.cache import CHECKPOINTS, DATA, DECODED, VARIABLE, cache, held, locked, remove
 from radtransfer.datasets import dvcgit
 from radtransfer.datasets.dvcgit import File
 from radtransfer.datasets.roots import DvcRoot, S3Root, clean, parse
@@ -30,7 +30,7 @@ from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import track
 
-UNFINISHED = "decoded images of an unfinished run"
+UNFINISHED = {DECODED: "decoded images of an unfinished run", CHECKPOINTS: "checkpoints of an unfinished training"}
 _PIN = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 JOBS = 16
 """Objects fetched at once."""
@@ -55,8 +55,8 @@ class Located:
 
 @dataclass(frozen=True)
 class Kept:
-    """A fetched revision in the cache, or what an unfinished run decoded, whose ``uri`` says so in words; ``state`` is
-    ``in use``, ``kept`` or ``removed``.
+    """A fetched revision in the cache, or what an unfinished run left there, whose ``uri`` says so in words; ``state``
+    is ``in use``, ``kept`` or ``removed``.
     """
 
     name: str
@@ -244,24 +244,24 @@ def _link(origin: Path, target: Path) -> None:
 
 
 def collect(keep_days: float = 0, *, dry_run: bool = False) -> tuple[list[Kept], int]:
-    """Remove fetched revisions and decoded images that no run is using, and objects that no revision is left of.
+    """Remove fetched revisions and what unfinished runs left, unless a run is using it, and objects of no revision.
 
     Args:
         keep_days: what was used within so many days stays.
         dry_run: say what would be done and do nothing.
 
     Returns:
-        All that were there, and how many bytes of objects and decoded images were (or would be) freed.
+        All that were there, and how many bytes were (or would be) freed.
     """
     now = time.time()
     found = []
-    for lock in [lock for kind in (DATA, DECODED) for lock in sorted((cache() / kind).glob("*.lock"))]:
+    for lock in [lock for kind in (DATA, *UNFINISHED) for lock in sorted((cache() / kind).glob("*.lock"))]:
         place, used = lock.with_suffix(""), lock.stat().st_mtime
         try:
             said = read_json(place.with_suffix(".json"))
         except RadtransferError:  # a fetch that was never completed has no folder yet
             files, size = _extent(place)
-            said = {"uri": "" if lock.parent.name == DATA else UNFINISHED, "files": files, "bytes": size}
+            said = {"uri": UNFINISHED.get(lock.parent.name, ""), "files": files, "bytes": size}
         with lock.open("ab") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -273,7 +273,7 @@ def collect(keep_days: float = 0, *, dry_run: bool = False) -> tuple[list[Kept],
                 lock.unlink()
         found.append(Kept(place.name, said["uri"], said["files"], said["bytes"], used, state))
     removed = [each for each in found if each.state == "removed"]
-    freed = sum(each.bytes for each in removed if each.uri == UNFINISHED)
+    freed = sum(each.bytes for each in removed if each.uri in UNFINISHED.values())
     gone = [cache() / DATA / each.name for each in removed] if dry_run else []
     return found, freed + _sweep(now - keep_days * 86400, gone, dry_run)
 

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -86,6 +87,40 @@ class Bucket:
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def put(self, key: str, path: Path) -> None:
+        """Store a file under a key, over what is there.
+
+        Raises:
+            RadtransferError: it cannot be stored.
+        """
+
+        def send() -> None:
+            with path.open("rb") as stream:
+                self._client.put_object(Bucket=self.name, Key=key, Body=stream)
+
+        self._patiently(key, send)
+
+    def get(self, key: str, path: Path) -> None:
+        """Write what is under a key to a file; that it is whole is for the caller to see.
+
+        Raises:
+            RadtransferError: it cannot be had.
+        """
+
+        def receive() -> None:
+            with self._client.get_object(Bucket=self.name, Key=key)["Body"] as body, path.open("wb") as stream:
+                shutil.copyfileobj(body, stream, BLOCK)
+
+        self._patiently(key, receive)
+
+    def delete(self, key: str) -> None:
+        """Remove what is under a key, if anything is.
+
+        Raises:
+            RadtransferError: it cannot be removed.
+        """
+        self._patiently(key, lambda: self._client.delete_object(Bucket=self.name, Key=key))
 
     def path(self, wanted: Object, objects: Path) -> Path:
         """Where an object lies once it is fetched.

@@ -15,9 +15,10 @@ from radtransfer.config import TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
 from radtransfer.training import loop, reuse
+from radtransfer.training.checkpoints import kept
 from radtransfer.training.loop import Recipe
 from radtransfer.training.network import WEIGHTS, Network, load_network
-from radtransfer.training.runtime import settle
+from radtransfer.training.runtime import device, settle
 from radtransfer.training.weights import load_imagenet
 
 
@@ -34,6 +35,7 @@ def pretrain(
     weights_mirror: str,
     seed: int,
     threads: int,
+    checkpoints: str,
     out: Path,
     pretrained_models: str = "",
 ) -> None:
@@ -51,6 +53,7 @@ def pretrain(
         weights_mirror: see :func:`radtransfer.training.weights.imagenet_state`.
         seed: seed of initialisation, order and augmentation.
         threads: CPU threads.
+        checkpoints: where to leave them, see :func:`radtransfer.training.checkpoints.kept`.
         out: folder to write.
         pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
             :mod:`radtransfer.training.reuse`.
@@ -73,7 +76,7 @@ def pretrain(
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
     about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
-    _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, out)
+    _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, checkpoints, out)
 
 
 def finetune(
@@ -90,6 +93,7 @@ def finetune(
     weights_mirror: str,
     seed: int,
     threads: int,
+    checkpoints: str,
     out: Path,
     refit: bool = False,
 ) -> None:
@@ -132,7 +136,7 @@ def finetune(
         "init": init,
         "pretrained_digest": before.digest if before else None,
     }
-    _train_and_write(start, store, recipe, about, inputs, out, refit)
+    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit)
 
 
 def _open(path: Path) -> Store:
@@ -175,6 +179,7 @@ def _train_and_write(
     recipe: Recipe,
     about: dict[str, object],
     inputs: dict[str, Artifact],
+    checkpoints: str,
     out: Path,
     refit: bool = False,
 ) -> None:
@@ -184,11 +189,14 @@ def _train_and_write(
     step = str(about["stage"])
     name = f"{step} {about['tl_source'] or about['init']} {network.backbone}"
     with artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content):
-        outcome = loop.train(network, store, recipe, name)
-        if refit:
-            _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")
-            network, _ = start()
-            loop.refit(network, store, recipe, f"{name} refit", outcome.best_epoch)
+        identity = {**settings, **about, "weights_origin": origin, "device": device().type}
+        identity["inputs"] = {key: artifact.digest for key, artifact in inputs.items()}
+        with kept(identity, checkpoints) as of:
+            outcome = loop.train(network, store, recipe, name, of("train"))
+            if refit:
+                _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")
+                network, _ = start()
+                loop.refit(network, store, recipe, f"{name} refit", of("refit"), outcome.best_epoch)
         _save(network, folder / WEIGHTS)
         if step == "pretrain":
             seen = sorted(set(store.manifest["sha256"]))

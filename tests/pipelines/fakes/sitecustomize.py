@@ -88,16 +88,16 @@ def finetune(*, target_store, backbone, tl_source, pretrained, refit, out, **_):
     _write(out, "model", "finetune", backbone=backbone, tl_source=tl_source, stage="finetune")
 
 
-def extract(*, store, model, threads, out):
-    said = _content(model, "model")
-    _note(f"extract {said['tl_source']} {said['backbone']}")
-    _write(out, "features", "extract", backbone=said["backbone"], tl_source=said["tl_source"])
+def extract(*, store, models, threads, out):
+    said = [_content(path, "model") for path in models]
+    _note(f"extract {said[0]['tl_source']} {len(said)}")
+    _write(out, "features", "extract", tl_source=said[0]["tl_source"])
 
 
 def fuse(*, features, out):
-    said = [_content(path, "features") for path in features]
-    _note(f"fuse {said[0]['tl_source']} {len(said)}")
-    _write(out, "fused", "fuse", tl_source=said[0]["tl_source"])
+    source = _content(features, "features")["tl_source"]
+    _note(f"fuse {source}")
+    _write(out, "fused", "fuse", tl_source=source)
 
 
 def classify(*, fused, cv_folds, seed, out):
@@ -160,12 +160,17 @@ def check_available(names, mirror):
     del names, mirror
 
 
+def pace(*_):
+    return types.SimpleNamespace(training=lambda epochs, images, held_out: epochs * images + held_out, forward=1.0)
+
+
 if "FAKE_CALLS" in os.environ:
     for where, functions in {
         "radtransfer.preprocess.run": [preprocess],
         "radtransfer.training.steps": [pretrain, finetune],
         "radtransfer.training.network": [check_backbones],
         "radtransfer.training.weights": [check_available],
+        "radtransfer.training.pace": [pace],
         "radtransfer.fusion.extract": [extract],
         "radtransfer.fusion.fuse": [fuse],
         "radtransfer.fusion.classify": [classify],

@@ -1,0 +1,84 @@
+"""What a run is going to do, and about how long its training and extraction will take on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from radtransfer.config import TL_SOURCES, RunConfig
+from radtransfer.progress import console
+
+
+@dataclass(frozen=True)
+class Work:
+    """The tasks of one step for one backbone.
+
+    Attributes:
+        tasks: how many there are.
+        images: that each learns from or looks at.
+        passes: over these images.
+        seconds: that all of them take, one after another.
+    """
+
+    step: str
+    backbone: str
+    tasks: int
+    images: int
+    passes: int
+    seconds: float
+
+
+def plan(config: RunConfig, target: int, source: int) -> list[Work]:
+    """The training and extraction of a run; imports PyTorch and tries every backbone for a moment.
+
+    Args:
+        config: the run.
+        target, source: images of the two stores, before any is opened.
+
+    Raises:
+        RadtransferError: an unknown backbone, or weights that cannot be had.
+    """
+    from radtransfer.training.network import check_backbones
+    from radtransfer.training.pace import pace
+    from radtransfer.training.weights import check_available
+
+    check_backbones(config.backbones)
+    check_available(config.backbones, config.weights_mirror)
+    known = target * (1 - (1 / config.test_fold[1] if config.test_fold else config.test_fraction))
+    learnt, related = (images * (1 - config.validation_fraction) for images in (known, source))
+    fits = 2 if config.refit else 1
+    rows = []
+    for name in config.backbones:
+        its = pace(name, config.input_size, config.batch_size, config.threads)
+        if not config.pretrained_models:
+            spent = its.training(config.pretrain_epochs, related, source - related)
+            rows.append(Work("pretrain", name, 1, round(related), config.pretrain_epochs, spent))
+        spent = its.training(config.finetune_epochs, learnt, known - learnt)
+        if config.refit:
+            spent += its.training(config.finetune_epochs, known, 0)
+        count = len(TL_SOURCES)
+        rows.append(Work("finetune", name, count, round(learnt), fits * config.finetune_epochs, count * spent))
+        spent = count * 2 * fits * target * its.forward  # each image and its mirror image
+        rows.append(Work("extract", name, count, target, 2 * fits, spent))
+    return rows
+
+
+def show(config: RunConfig, rows: Sequence[Work]) -> None:
+    """Print it."""
+    table = Table(title=f"{config.name}: training and extraction")
+    for heading in ("step", "backbone", "tasks", "images", "passes", "minutes"):
+        table.add_column(heading, justify="left" if heading in ("step", "backbone") else "right", no_wrap=True)
+    for row in rows:
+        cells = (row.tasks, row.images, row.passes, f"{row.seconds / 60:.1f}")
+        table.add_row(row.step, row.backbone, *map(str, cells))
+    console.print(table)
+    stated = f"; stated budget {config.budget_minutes:g} minutes on 2 cores" if config.budget_minutes else ""
+    total = sum(row.seconds for row in rows) / 60
+    console.print(
+        f"about {total:.0f} minutes on this machine with nothing beside it; classifiers, evaluation and explanations "
+        f"come on top{stated}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -317,3 +317,20 @@ def test_the_cache_keeps_them_and_gc_lists_and_removes_them(target: Path, tmp_pa
             (left,), freed = collect(dry_run=dry_run)
             assert (left.uri, left.files, left.bytes, freed) == (UNFINISHED[CHECKPOINTS], 2, size, size)
         assert collect() == ([], 0)
+
+
+def test_without_a_home_a_training_runs_and_says_so(
+    target: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    finetune(target_store=target, out=tmp_path / "model", **ARGUMENTS)
+    assert "no checkpoints will outlast this process (Could not determine home" in capsys.readouterr().err
+    assert equal(tmp_path / "model", uninterrupted)

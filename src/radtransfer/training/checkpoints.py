@@ -171,14 +171,14 @@ def kept(identity: Mapping[str, Any], place: str) -> Iterator[Callable[[str], Ch
     """
     versions = [code_version(), *map(metadata.version, ("torch", "timm"))]
     key = hashlib.sha256(json.dumps([versions, identity], sort_keys=True).encode()).hexdigest()[:32]
-    root = parse(place) if place else cache() / CHECKPOINTS
+    root = parse(place) if place else None
     if isinstance(root, DvcRoot):
         raise RadtransferError(f"checkpoints: {place}: expected a folder or s3://BUCKET/PREFIX")
     bucket = Bucket(root.bucket) if isinstance(root, S3Root) else None
     phases: list[Checkpoints] = []
     ending = threading.Event()
     with _sigterm_sets(ending), ExitStack() as stack:
-        folder = None if isinstance(root, S3Root) else _held(stack, root / key)
+        folder = None if isinstance(root, S3Root) else _held(stack, root, key)
         place_for_files = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoints-")))
 
         def of(phase: str) -> Checkpoints:
@@ -196,14 +196,15 @@ def kept(identity: Mapping[str, Any], place: str) -> Iterator[Callable[[str], Ch
         discard(folder)
 
 
-def _held(stack: ExitStack, place: Path) -> Path | None:
-    """The folder, made and held; None, with a warning, where that cannot be."""
+def _held(stack: ExitStack, root: Path | None, key: str) -> Path | None:
+    """The folder, in the cache if nowhere else, made and held; None, with a warning, where that cannot be."""
     try:
+        place = (root or cache() / CHECKPOINTS) / key
         stack.enter_context(held(place, fcntl.LOCK_EX | fcntl.LOCK_NB))
         place.mkdir(mode=0o700, exist_ok=True)
     except BlockingIOError:
         _warn("another process trains just this network: no checkpoints of this one")
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # not to be written, or no home folder to lie in
         _warn(f"no checkpoints will outlast this process ({error})")
     else:
         return place

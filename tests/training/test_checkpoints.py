@@ -58,7 +58,7 @@ class Killed(BaseException):
     """As if the process had been killed."""
 
 
-def stop_after(patched: pytest.MonkeyPatch, steps: int) -> None:
+def killed_after(steps: int, **arguments: Any) -> None:
     """Kill a training when so many steps of it are done, the checkpoint after the last one not written."""
     offer, done = Checkpoints.offer, 0
 
@@ -69,7 +69,10 @@ def stop_after(patched: pytest.MonkeyPatch, steps: int) -> None:
             raise Killed
         offer(self, training)
 
-    patched.setattr(Checkpoints, "offer", counted)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoints, "offer", counted)
+        with pytest.raises(Killed):
+            finetune(**arguments)
 
 
 def equal(one: Path, other: Path) -> bool:
@@ -88,10 +91,7 @@ def test_a_killed_training_ends_as_one_that_was_not(
     target: Path, uninterrupted: Path, tmp_path: Path, steps: int
 ) -> None:
     arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
-    with pytest.MonkeyPatch.context() as patched:
-        stop_after(patched, steps)
-        with pytest.raises(Killed):
-            finetune(out=tmp_path / "model", **arguments)
+    killed_after(steps, out=tmp_path / "model", **arguments)
     assert not (tmp_path / "model").exists()
     assert (steps == 1) != bool(names(tmp_path / "left"))
     taken = 0
@@ -114,10 +114,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     target: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
-    with pytest.MonkeyPatch.context() as patched:
-        stop_after(patched, 12)
-        with pytest.raises(Killed):
-            finetune(out=tmp_path / "model", **arguments)
+    killed_after(12, out=tmp_path / "model", **arguments)
     older, newest = sorted((tmp_path / "left").rglob("*.safetensors"))
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 1
@@ -132,10 +129,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(
     target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
-    with pytest.MonkeyPatch.context() as patched:
-        stop_after(patched, 5)
-        with pytest.raises(Killed):
-            finetune(out=tmp_path / "model", **arguments)
+    killed_after(5, out=tmp_path / "model", **arguments)
     for other in (
         {"seed": 1},
         {"learning_rate": 1e-3},
@@ -307,9 +301,7 @@ def test_the_cache_keeps_them_and_gc_lists_and_removes_them(target: Path, tmp_pa
     arguments = ARGUMENTS | {"target_store": target}
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(VARIABLE, str(tmp_path / "cache"))
-        stop_after(patched, 9)
-        with pytest.raises(Killed):
-            finetune(out=tmp_path / "model", **arguments)
+        killed_after(9, out=tmp_path / "model", **arguments)
         size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.safetensors"))
         with held(next((tmp_path / "cache" / CHECKPOINTS).glob("*.lock")).with_suffix(""), fcntl.LOCK_SH):
             assert [each.state for each in collect()[0]] == ["in use"]

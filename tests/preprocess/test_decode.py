@@ -6,12 +6,15 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from pydicom import uid
+from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -417,6 +420,61 @@ def test_text_that_the_header_says_is_burnt_in_is_flagged(tmp_path: Path, value:
     assert ("burnt_in_text" in decoded.flags) == flagged
 
 
+TWELVE_BITS = {"BitsStored": 12, "HighBit": 11}
+ENCODERS = {
+    uid.JPEGLosslessSV1: lambda grey: imagecodecs.jpeg8_encode(grey, lossless=True, predictor=1, bitspersample=12),
+    uid.JPEGLossless: lambda grey: imagecodecs.jpeg8_encode(grey, lossless=True, predictor=6, bitspersample=12),
+    uid.JPEGExtended12Bit: lambda grey: imagecodecs.jpeg8_encode(grey, level=100, bitspersample=12),
+    uid.JPEGLSLossless: imagecodecs.jpegls_encode,
+    uid.JPEGLSNearLossless: lambda grey: imagecodecs.jpegls_encode(grey, level=2),
+    uid.HTJ2KLossless: lambda grey: imagecodecs.htj2k_encode(grey, reversible=True),
+}
+
+
+def packed(path: Path, grey: np.ndarray, syntax: UID, **tags: object) -> Path:
+    """A DICOM file of 12-bit grey in a transfer syntax that pydicom alone cannot decode."""
+    return dicom(path, grey, syntax, PixelData=encapsulate([ENCODERS[syntax](grey)]), **TWELVE_BITS | tags)
+
+
+@pytest.mark.parametrize("syntax", ENCODERS, ids=lambda syntax: syntax.name)
+def test_packed_dicom_is_decoded(tmp_path: Path, syntax: UID) -> None:
+    plain = decode(dicom(tmp_path / "a.dcm", DEEP, **TWELVE_BITS))
+    np.testing.assert_allclose(decode(packed(tmp_path / "b.dcm", DEEP, syntax)).pixels, plain.pixels, atol=1)
+    if syntax not in (uid.JPEGExtended12Bit, uid.JPEGLSNearLossless):  # what is lossy may lose the sign
+        signed = ((DEEP.astype(np.int16) - 2048) & np.int16(0x0FFF)).view(np.uint16)
+        path = packed(tmp_path / "c.dcm", signed, syntax, PixelRepresentation=1)
+        np.testing.assert_allclose(decode(path).pixels, plain.pixels, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("file", "plain"),
+    [("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm"), ("SC_rgb_jpeg_gdcm.dcm", "SC_rgb_rle.dcm")],
+)
+def test_what_other_programs_packed_is_decoded(file: str, plain: str) -> None:
+    """A JPEG-LS file, and a JPEG Lossless one in colour by GDCM, that come with pydicom."""
+    one, other = (decode(Path(str(get_testdata_file(name, download=False)))) for name in (file, plain))
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+@pytest.mark.parametrize("syntax", ENCODERS, ids=lambda syntax: syntax.name)
+def test_packed_dicom_of_another_size_than_it_says_is_refused(
+    tmp_path: Path, syntax: UID, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut = encapsulate([ENCODERS[syntax](DEEP)[:-40]])
+    for tags in ({"Rows": 20_000, "Columns": 4_000}, {"Columns": 199}, {"PixelData": cut}):
+        path = dicom(
+            tmp_path / "a.dcm",
+            DEEP,
+            syntax,
+            **TWELVE_BITS | {"PixelData": encapsulate([ENCODERS[syntax](DEEP)])} | tags,
+        )
+        before = peak_mib()
+        with pytest.raises(RadtransferError, match=r"a\.dcm: DICOM pixels cannot be decoded \(RuntimeError\)$"):
+            decode(path)
+        assert peak_mib() - before < 50
+    assert not caplog.records
+
+
 @pytest.fixture(scope="module")
 def whole_dicoms(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Files with all that the decoder looks at, each in another transfer syntax."""
@@ -425,10 +483,11 @@ def whole_dicoms(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     tags = {"WindowCenter": 2000, "WindowWidth": 3000, "RescaleSlope": 1, "RescaleIntercept": -1024, "Modality": "CT"}
     plain = dicom(folder / "a.dcm", small, BitsStored=12, HighBit=11, NumberOfFrames=1, **tags)
     deflated = dicom(folder / "b.dcm", small, DeflatedExplicitVRLittleEndian, **tags)
-    packed = pydicom.dcmread(plain)
-    packed.compress(RLELossless)
-    packed.save_as(folder / "c.dcm")
-    return [path.read_bytes() for path in (plain, deflated, folder / "c.dcm")]
+    run_length = pydicom.dcmread(plain)
+    run_length.compress(RLELossless)
+    run_length.save_as(folder / "c.dcm")
+    others = [packed(folder / syntax, small, syntax, **tags) for syntax in ENCODERS]
+    return [path.read_bytes() for path in (plain, deflated, folder / "c.dcm", *others)]
 
 
 MUTATION = st.tuples(
@@ -436,8 +495,10 @@ MUTATION = st.tuples(
 )
 
 
-@settings(max_examples=400, deadline=5000, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(which=st.integers(0, 2), mutations=st.lists(MUTATION, min_size=1, max_size=3), header=st.booleans())
+@settings(max_examples=800, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    which=st.integers(0, 2 + len(ENCODERS)), mutations=st.lists(MUTATION, min_size=1, max_size=3), header=st.booleans()
+)
 def test_mutated_dicom_is_read_or_refused(
     whole_dicoms: list[bytes], which: int, mutations: list[tuple[float, str, bytes]], header: bool
 ) -> None:

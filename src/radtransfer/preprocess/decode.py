@@ -26,6 +26,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
+import radtransfer.preprocess.codecs  # noqa: F401  more transfer syntaxes
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.border import inside_border
 
@@ -398,13 +399,13 @@ def _windowed(values: npt.NDArray[np.float64], low: float, high: float) -> Grey:
 def _pydicom_silent() -> Iterator[None]:
     """What pydicom warns of, by two ways, quotes tags; a log is no place for them."""
     logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # holds for the loggers below it too
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before)
 
 
 class _TooLargeError(Exception):
@@ -475,7 +476,7 @@ def _unfit(dataset: pydicom.Dataset) -> str:
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         return "DICOM file without pixel data; give image files, no reports or plans"
     syntax = dataset.file_meta.TransferSyntaxUID
-    if not _readable(syntax):
+    if not readable(syntax):
         return (
             "DICOM file in a transfer syntax that cannot be decoded here; export it uncompressed (Explicit VR Little "
             "Endian)"
@@ -491,7 +492,7 @@ def _unfit(dataset: pydicom.Dataset) -> str:
     return f"{packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded" if packed > MAX_RLE_BYTES else ""
 
 
-def _readable(syntax: UID) -> bool:
+def readable(syntax: UID) -> bool:
     """Whether pydicom has a decoder for a transfer syntax, and what that one needs is installed."""
     try:
         return not syntax.is_encapsulated or bool(get_decoder(syntax).is_available)

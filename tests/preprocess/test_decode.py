@@ -276,6 +276,7 @@ def dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, 
     return path
 
 
+TWELVE_BITS = {"BitsStored": 12, "HighBit": 11}
 DEEP = np.tile(np.linspace(0, 4095, 200).astype(np.uint16), (150, 1))
 
 
@@ -356,6 +357,35 @@ def test_dicom_bits_above_those_stored_are_dropped(tmp_path: Path) -> None:
     np.testing.assert_allclose(shifted.pixels, clean.pixels, atol=1)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "padding", "tags"),
+    [
+        (DEEP, 4095, {"PixelPaddingValue": 4095} | TWELVE_BITS),
+        (DEEP, 65535, {"PixelPaddingValue": 65535}),
+        (DEEP.astype(np.int16) - 1024, -2000, {"PixelPaddingValue": -2000}),
+        (DEEP.astype(np.int16) - 1024, -2000, {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}),
+        (DEEP + np.uint16(9), 5, {"PixelPaddingValue": 8, "PixelPaddingRangeLimit": 0} | TWELVE_BITS),
+    ],
+)
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 1000, "WindowWidth": 2000}])
+def test_padding_is_black_and_sets_no_contrast(
+    tmp_path: Path, pixels: np.ndarray, padding: int, tags: dict[str, object], window: dict[str, object]
+) -> None:
+    padded = pixels.copy()
+    padded[:, 150:] = padding
+    for kind in ("MONOCHROME1", "MONOCHROME2"):
+        more = window | {"PhotometricInterpretation": kind}
+        decoded = decode(dicom(tmp_path / "a.dcm", padded, **tags, **more))
+        alone = decode(dicom(tmp_path / "b.dcm", pixels[:, :150].copy(), **tags | more))
+        np.testing.assert_array_equal(decoded.pixels[:, :150], alone.pixels)
+        assert not decoded.pixels[:, 150:].any()
+
+
+def test_an_image_that_is_all_padding_is_an_image_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RadtransferError, match="every pixel is 0"):
+        decode(dicom(tmp_path / "a.dcm", np.full_like(DEEP, 7), PixelPaddingValue=7))
+
+
 def test_dicom_that_cannot_be_used_is_refused_without_its_tags(tmp_path: Path) -> None:
     frames = np.stack([DEEP, DEEP])
     damaged = dicom(tmp_path / "cut.dcm", DEEP)
@@ -420,7 +450,6 @@ def test_text_that_the_header_says_is_burnt_in_is_flagged(tmp_path: Path, value:
     assert ("burnt_in_text" in decoded.flags) == flagged
 
 
-TWELVE_BITS = {"BitsStored": 12, "HighBit": 11}
 ENCODERS = {
     uid.JPEGLosslessSV1: lambda grey: imagecodecs.jpeg8_encode(grey, lossless=True, predictor=1, bitspersample=12),
     uid.JPEGLossless: lambda grey: imagecodecs.jpeg8_encode(grey, lossless=True, predictor=6, bitspersample=12),

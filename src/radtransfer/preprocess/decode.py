@@ -460,15 +460,17 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
             rgb = raw if raw.dtype == np.uint8 else _to_8_bit(raw)
             grey = _luminance(rgb) if raw is rgb else _to_8_bit(raw @ np.array(_LUMINANCE))
             return Decoded(grey, (*flags, "colour") if _coloured(rgb) else flags)
-        real = apply_modality_lut(_significant_bits(raw, dataset), dataset)
-        pixels = _shown(np.asarray(real, dtype=np.float64), dataset, window)
+        stored = _significant_bits(raw, dataset)
+        inside = _inside(stored, dataset)
+        shown = _shown(np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)[inside], dataset, window)
+        inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+        pixels = np.zeros(raw.shape, dtype=np.uint8)
+        pixels[inside] = 255 - shown if inverted else shown
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on
         raise ImageError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
     if window is not None:
         flags = (*flags, "hounsfield")
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        return Decoded(255 - pixels, (*flags, "inverted"))
-    return Decoded(pixels, flags)
+    return Decoded(pixels, (*flags, "inverted") if inverted else flags)
 
 
 def _unfit(dataset: pydicom.Dataset) -> str:
@@ -506,6 +508,20 @@ def _in_hounsfield(dataset: pydicom.Dataset) -> bool:
     return rescaled and str(dataset.get("RescaleType", "") or "HU") == "HU"
 
 
+def _inside(stored: npt.NDArray[Any], dataset: pydicom.Dataset) -> Any:
+    """An index to what is no padding, whose values PixelPaddingValue and PixelPaddingRangeLimit name (C.7.5.1.1.2).
+
+    Both are in the bits of the pixels as stored, whatever sign the file gives them.
+    """
+    ends = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None or stored.dtype.kind == "f":
+        return ...
+    bits = (1 << int(dataset.BitsStored)) - 1
+    low, high = sorted(_signed(int(ends[0] if end is None else end) & bits, dataset) for end in ends)
+    padding = (stored >= low) & (stored <= high)
+    return ~padding if padding.any() and not padding.all() else ...
+
+
 def _shown(real: npt.NDArray[np.float64], dataset: pydicom.Dataset, window: Window | None) -> Grey:
     """Apply ``window``, else the file's VOI LUT or its first window (DICOM PS3.3 C.11.2.1.2), else percentiles."""
     if window is not None:
@@ -531,7 +547,10 @@ def _significant_bits(raw: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.ND
     if stored >= allocated:
         return raw
     low = raw & ((1 << stored) - 1)
-    if not int(dataset.get("PixelRepresentation", 0)):
-        return low
-    sign = 1 << (stored - 1)
-    return (low.astype(np.int64) ^ sign) - sign
+    return _signed(low.astype(np.int64), dataset) if int(dataset.get("PixelRepresentation", 0)) else low
+
+
+def _signed(bits: Any, dataset: pydicom.Dataset) -> Any:
+    """Numbers (int, or an array of int64) from their BitsStored bits."""
+    sign = (1 << (int(dataset.BitsStored) - 1)) if int(dataset.get("PixelRepresentation", 0)) else 0
+    return (bits ^ sign) - sign

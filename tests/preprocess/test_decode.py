@@ -332,12 +332,17 @@ def test_a_ct_window_is_for_ct_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tags", [{}, {"RescaleSlope": 1}, {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "US"}]
+    ("tags", "reason"),
+    [
+        ({}, "CT without rescale slope and intercept to Hounsfield units, so no CT window"),
+        ({"RescaleSlope": 1}, "CT without rescale slope and intercept"),
+        ({"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "US"}, r"CT whose RescaleType is not HU \(Hounsf"),
+    ],
 )
-def test_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path: Path, tags: dict[str, object]) -> None:
+def test_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path: Path, tags: dict[str, object], reason: str) -> None:
     scan = dicom(tmp_path / "a.dcm", DEEP, Modality="CT", **tags)
     assert decode(scan).flags == ("dicom",)
-    with pytest.raises(RadtransferError, match="without rescale slope and intercept to Hounsfield units") as raised:
+    with pytest.raises(RadtransferError, match=reason) as raised:
         decode(scan, LUNG)
     assert "Secret" not in str(raised.value)
 
@@ -429,7 +434,9 @@ def edited(path: Path, **tags: object) -> Path:
         ({"BitsStored": 17}, "BitsStored is missing, or not between"),
         ({"BitsStored": 65535}, "BitsStored is missing, or not between"),
         ({"BitsStored": None}, "BitsStored is missing, or not between"),
-        ({"BitsAllocated": 12, "BitsStored": 12}, "pixels cannot be decoded"),
+        ({"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}, "pixels cannot be decoded"),
+        ({"BitsStored": 12}, "HighBit is not BitsStored - 1; export it anew"),
+        ({"PixelRepresentation": None}, r"PixelRepresentation \(0: unsigned, 1: signed\) is missing; export it anew"),
         ({"TransferSyntaxUID": "1.2.840.10008.1.2.4.100"}, "transfer syntax that cannot be decoded here; export it"),
         ({"TransferSyntaxUID": "1.2.840.113619.5.2.77"}, "transfer syntax that cannot be decoded here"),
         ({"TransferSyntaxUID": "1.2.840.10008.1.2.4.90"}, "pixels cannot be decoded"),

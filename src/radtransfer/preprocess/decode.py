@@ -438,7 +438,7 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         if dataset.get("Modality") != "CT":
             window = None
         unfit = _unfit(dataset)
-        in_hounsfield = window is None or _in_hounsfield(dataset)
+        no_window = _no_hounsfield(dataset) if window else ""
         pixels_said = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
         burnt_in = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     except _TooLargeError:
@@ -447,10 +447,10 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         raise ImageError(f"{path}: damaged DICOM file ({type(error).__name__})") from None
     if unfit:
         raise ImageError(f"{path}: {unfit}")
-    if not in_hounsfield:
+    if no_window:
         raise ImageError(
-            f"{path}: CT without rescale slope and intercept to Hounsfield units, so no CT window can be applied; get "
-            "the file as the scanner wrote it, or leave ct_window empty"
+            f"{path}: CT {no_window}, so no CT window can be applied; get the file as the scanner wrote it, or leave "
+            "ct_window empty"
         )
     _bounded(pixels_said, path)
     flags: tuple[str, ...] = ("dicom", "burnt_in_text") if burnt_in else ("dicom",)
@@ -483,8 +483,9 @@ def _unfit(dataset: pydicom.Dataset) -> str:
             "DICOM file in a transfer syntax that cannot be decoded here; export it uncompressed (Explicit VR Little "
             "Endian)"
         )
-    if "PixelData" in dataset and not 1 <= int(dataset.get("BitsStored", 0)) <= int(dataset.get("BitsAllocated", 0)):
-        return "DICOM file whose BitsStored is missing, or not between 1 and BitsAllocated; export it anew"
+    bits = _unfit_bits(dataset) if "PixelData" in dataset else ""
+    if bits:
+        return f"DICOM file whose {bits}; export it anew"
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     if frames != 1:
         return f"DICOM file with {frames} frames; give single-frame files"
@@ -492,6 +493,17 @@ def _unfit(dataset: pydicom.Dataset) -> str:
         return "DICOM photometric interpretation is not supported; expected MONOCHROME1 or 2"
     packed = len(dataset.get("PixelData", b"")) if syntax == RLELossless else 0
     return f"{packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded" if packed > MAX_RLE_BYTES else ""
+
+
+def _unfit_bits(dataset: pydicom.Dataset) -> str:
+    """What is wrong with how the bits of the pixels are described; empty: nothing."""
+    stored = int(dataset.get("BitsStored", 0))
+    if not 1 <= stored <= int(dataset.get("BitsAllocated", 0)):
+        return "BitsStored is missing, or not between 1 and BitsAllocated"
+    if int(dataset.get("HighBit", stored - 1)) != stored - 1:
+        return "HighBit is not BitsStored - 1"
+    known = dataset.get("PixelRepresentation") in (0, 1)
+    return "" if known else "PixelRepresentation (0: unsigned, 1: signed) is missing"
 
 
 def readable(syntax: UID) -> bool:
@@ -502,10 +514,16 @@ def readable(syntax: UID) -> bool:
         return False
 
 
-def _in_hounsfield(dataset: pydicom.Dataset) -> bool:
-    """Whether the modality LUT leads to Hounsfield units (DICOM PS3.3 C.8.2.1: of CT, unless RescaleType differs)."""
-    rescaled = _first(dataset.get("RescaleSlope")) is not None and _first(dataset.get("RescaleIntercept")) is not None
-    return rescaled and str(dataset.get("RescaleType", "") or "HU") == "HU"
+def _no_hounsfield(dataset: pydicom.Dataset) -> str:
+    """Why the modality LUT does not lead to Hounsfield units; empty if it does, as of CT, unless RescaleType differs.
+
+    See DICOM PS3.3 C.8.2.1.
+    """
+    if any(_first(dataset.get(name)) is None for name in ("RescaleSlope", "RescaleIntercept")):
+        return "without rescale slope and intercept to Hounsfield units"
+    if str(dataset.get("RescaleType", "") or "HU") != "HU":
+        return "whose RescaleType is not HU (Hounsfield units)"
+    return ""
 
 
 def _inside(stored: npt.NDArray[Any], dataset: pydicom.Dataset) -> Any:

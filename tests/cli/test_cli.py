@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -293,3 +294,20 @@ def test_configurations_that_come_along_are_valid() -> None:
     assert set(configs) >= expected | {"mura-wrist"}
     assert all(config.name == stem and config.budget_minutes > 0 for stem, config in configs.items())
     assert configs["ct-reuse"].pipeline == "ct_reuse"
+
+
+def test_a_wrong_value_is_named_by_where_it_stands(tmp_path: Path) -> None:
+    from radtransfer.config import load
+
+    config = tmp_path / "own.yaml"
+    sides = "".join(f"{side}_layout: mura\n{side}_path: a\n" for side in ("target", "source"))
+    config.write_text(f"name: My Run\ntarget_part: hand\n{sides}")
+    for overrides, message in (
+        ([], "own.yaml: name: 'My Run' is no name; expected up to 41 lower-case letters, digits and hyphens"),
+        (["name=a", "seed=many"], "--set seed=many: seed: Input should be a valid integer"),
+        (["seed=-1", "name=a"], "--set seed=-1: seed: "),
+        (["name=b_c"], "--set name=b_c: name: 'b_c' is no name"),
+        (["sed=1"], "--set sed=1: unknown key 'sed'; did you mean seed"),
+    ):
+        with pytest.raises(RadtransferError, match=f"(^|/){re.escape(message)}"):
+            load(config, overrides)

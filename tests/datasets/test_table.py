@@ -325,15 +325,16 @@ def test_a_configuration_checks_the_mapping(tmp_path: Path) -> None:
     assert loaded.target_table == COLUMNS | {"negative": ["normal"]} and loaded.source_table == {}
     assert TableColumns.of(loaded.target_table, "x").patient == ""
     for override, message in (
-        ("target_table={file: path}", r"own\.yaml: target_table: table: Field required"),
-        ("ct_window=[40]", r"own\.yaml: ct_window: \[40\.0\] is no window; expected \[centre, width\]"),
+        ("target_table={file: path}", r"^--set target_table=\{file: path\}: target_table: table: Field required"),
+        ("target_table={fil: path}", r"target_table: .*; it takes table, file, label, positive"),
+        ("ct_window=[40]", r"^--set ct_window=\[40\]: ct_window: \[40\.0\] is no window; expected \[centre, width\]"),
         ("ct_window=[40, 0]", "width above 0"),
         ("ct_window=[.nan, 1500]", "should be a finite number"),
         ("learning_rate=.inf", "should be a finite number"),
-        ("test_fold=[0, 5]", r"own\.yaml: test_fold: \[0, 5\] is no fold; expected \[number, of\]"),
+        ("test_fold=[0, 5]", r"--set test_fold=.*: test_fold: \[0, 5\] is no fold; expected \[number, of\]"),
         ("test_fold=[1, 60]", "from 2 to 50"),
-        ("target_table=[1]", r"own\.yaml: target_table: Input should be a valid dictionary"),
-        ("target_table={1: path}", r"own\.yaml: target_table\.1\.\[key\]: Input should be a valid string"),
+        ("target_table=[1]", r"--set target_table=.*: target_table: Input should be a valid dictionary"),
+        ("target_table={1: path}", r"--set target_table=.*: target_table\.1\.\[key\]: Input should be a valid string"),
         ("source_table={table: t, file: f, label: l, positive: [yes], negative: ['no']}", "put it in quotes"),
     ):
         with pytest.raises(RadtransferError, match=message):

@@ -125,6 +125,7 @@ def test_failure_is_told_at_once_and_begins_nothing_more(fake_run: FakeRun) -> N
     assert code == 2
     last = stderr.splitlines()[-1]
     assert last == "radtransfer: error: finetune[imagenet, b2]: image x.png: cannot be decoded; remove it"
+    assert stderr.count("image x.png") == 1
     assert "Traceback" not in stderr
     # At most what the other of kfp.local's two threads was about to do.
     assert len(fake_run.calls) - fake_run.calls.index("finetune imagenet b2") - 1 <= 2

@@ -92,7 +92,7 @@ def test_a_table_is_read_as_its_columns_are_mapped(base: Path, kind: str) -> Non
     assert dataset.rejected == [] and dataset.modality == "X-ray"
     assert dataset.notes == [
         "the publisher's training and validation images are dealt anew between train and validation",
-        "1 files in no row are not named like images and were passed over",
+        "1 files in no row are no images and were passed over",
     ]
     assert "007" not in repr(dataset)
 

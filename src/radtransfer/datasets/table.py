@@ -28,7 +28,7 @@ from typing import Any
 
 from radtransfer.config import TableColumns
 from radtransfer.datasets.pseudonym import Pseudonyms
-from radtransfer.datasets.records import IMAGE_SUFFIXES, Box, Dataset, Folder, Record
+from radtransfer.datasets.records import Box, Dataset, Folder, Record, is_image
 from radtransfer.datasets.rows import SUFFIXES, Row, read_rows
 from radtransfer.errors import RadtransferError, near
 
@@ -137,7 +137,7 @@ class _Reading:
             else:
                 records.append(outcome)
         unnamed = [path for file, path in self.there.items() if file not in self.named and path != self.path]
-        images = [path for path in unnamed if path.suffix.lower() in IMAGE_SUFFIXES]
+        images = [path for path in unnamed if is_image(path)]
         rejected += [(self.folder.file(path), f"no row of {table} names it") for path in images]
         records.sort(key=lambda record: record.file)
         self._check_classes(records, rejected)
@@ -227,7 +227,7 @@ class _Reading:
         if {text.lower() for text in self.seen["split"]} & (OFFICIAL.keys() - {"train", "test"}):
             notes.append("the publisher's training and validation images are dealt anew between train and validation")
         if others:
-            notes.append(f"{others} files in no row are not named like images and were passed over")
+            notes.append(f"{others} files in no row are no images and were passed over")
         return notes
 
 

@@ -386,6 +386,17 @@ def test_padding_is_black_and_sets_no_contrast(
         assert not decoded.pixels[:, 150:].any()
 
 
+def test_pixels_that_are_not_square_are_made_so(tmp_path: Path) -> None:
+    grey = np.kron(np.array([[0, 4095], [4095, 0]], np.uint16), np.ones((30, 40), np.uint16))
+    for ratio, shape in (([2, 1], (120, 80)), ([3, 4], (60, 107)), ([1, 1], (60, 80)), ([5, 5], (60, 80))):
+        stretched = decode(dicom(tmp_path / "a.dcm", grey, PixelAspectRatio=ratio)).pixels
+        assert stretched.shape == shape
+        assert stretched[[0, 0, -1, -1], [0, -1, 0, -1]].tolist() == [0, 255, 255, 0]
+    for ratio in ([0, 1], [-1, 2], [1, 10**6], [3]):
+        with pytest.raises(RadtransferError, match=r"a\.dcm: DICOM pixels cannot be decoded"):
+            decode(dicom(tmp_path / "a.dcm", grey, PixelAspectRatio=ratio))
+
+
 def test_an_image_that_is_all_padding_is_an_image_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(RadtransferError, match="every pixel is 0"):
         decode(dicom(tmp_path / "a.dcm", np.full_like(DEEP, 7), PixelPaddingValue=7))

@@ -225,9 +225,10 @@ def decode(path: Path, window: Window | None = None) -> Decoded:
     """Read a PNG (8 or 16 bit, palette, colour), JPEG or single-frame DICOM file as an upright 8-bit grey image.
 
     EXIF orientation is applied, colour becomes luminance (ITU-R 601), transparency lies on black. More than 8 bits
-    are scaled by :func:`_to_8_bit`. A JPEG that lacks its last bytes is repaired if at most a tenth of its area is
-    lost; the lost part is black. (In the 44 such files of FracAtlas a few bytes hold 3 to 39 % of the area, since a
-    film's empty end costs next to nothing; beyond a tenth there is anatomy in it.)
+    are scaled by :func:`_to_8_bit`. An image of DICOM pixels that are not square is stretched. A JPEG that lacks its
+    last bytes is repaired if at most a tenth of its area is lost; the lost part is black. (In the 44 such files of
+    FracAtlas a few bytes hold 3 to 39 % of the area, since a film's empty end costs next to nothing; beyond a tenth
+    there is anatomy in it.)
 
     Args:
         path: the file.
@@ -459,13 +460,14 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         if raw.ndim == 3:
             rgb = raw if raw.dtype == np.uint8 else _to_8_bit(raw)
             grey = _luminance(rgb) if raw is rgb else _to_8_bit(raw @ np.array(_LUMINANCE))
-            return Decoded(grey, (*flags, "colour") if _coloured(rgb) else flags)
+            return Decoded(_square(grey, dataset), (*flags, "colour") if _coloured(rgb) else flags)
         stored = _significant_bits(raw, dataset)
         inside = _inside(stored, dataset)
         shown = _shown(np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)[inside], dataset, window)
         inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
         pixels = np.zeros(raw.shape, dtype=np.uint8)
         pixels[inside] = 255 - shown if inverted else shown
+        pixels = _square(pixels, dataset)
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on
         raise ImageError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
     if window is not None:
@@ -551,6 +553,22 @@ def _shown(real: npt.NDArray[np.float64], dataset: pydicom.Dataset, window: Wind
     if centre is None or width is None or width <= 1:
         return _to_8_bit(real)
     return _windowed(real, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
+
+
+def _square(pixels: Grey, dataset: pydicom.Dataset) -> Grey:
+    """Stretch an image whose pixels are not square (PixelAspectRatio: height and width of one), so that they are.
+
+    Raises:
+        ValueError: the ratio is none, or leads to too large an image.
+    """
+    down, across = (int(side) for side in dataset.get("PixelAspectRatio") or (1, 1))
+    if down == across:
+        return pixels
+    height, width = pixels.shape
+    size = (width, round(height * down / across)) if down > across else (round(width * across / down), height)
+    if min(down, across) < 1 or math.prod(size) > MAX_PIXELS:
+        raise ValueError("pixel aspect ratio")
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
 def _first(value: Any) -> float | None:

@@ -86,7 +86,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(pattern=NAME_PATTERN, description="name of the run and of the model it registers")
-    pipeline: Literal["transfer_fusion", "ct_reuse"] = "transfer_fusion"
+    pipeline: Literal["transfer_fusion", "ct_reuse"] = Field(
+        default="transfer_fusion", description="what is run: the comparison of sources, or that of X-ray models on CT"
+    )
 
     target_layout: str = Field(description="layout of the target data set")
     target_path: str = Field(description="folder of the target data set, relative to the data root")

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -211,7 +212,16 @@ def test_datasets_list_names_every_layout() -> None:
     done = radtransfer("datasets", "list")
     assert done.returncode == 0
     assert [line.split(": ")[0] for line in done.stdout.splitlines()] == list(LAYOUTS)
-    assert all(len(line.split(": ", 1)[1]) > 20 for line in done.stdout.splitlines())
+    assert all(len(line.split(": ", 1)[1]) > 20 for line in done.stdout.splitlines()) and "`" not in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    done = radtransfer("--version")
+    assert (done.returncode, done.stdout) == (0, f"radtransfer {metadata.version('radtransfer')}\n")
+
+
+def test_every_entry_of_a_configuration_is_explained() -> None:
+    assert [name for name, field in RunConfig.model_fields.items() if not field.description] == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
@@ -79,8 +79,7 @@ def _run(config: RunConfig, place: Located, out: Path, registry: Path | None, dr
     resumed = outfolder.claim(out, request)
     if not resumed or dry_run:
         # In a process of its own: it needs PyTorch, which would stay in memory for the whole run.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            show(config, pool.submit(plan, config, *images).result())
+        show(config, _apart(plan, config, *images))
     if dry_run:
         return None
     with outfolder.locked(out, request) as work:
@@ -207,6 +206,20 @@ def _graph_version() -> str:
         for path in sorted(package.glob("*.py")):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own; Ctrl-C is for this one, which ends the other at once."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other inherits it
+        future = pool.submit(function, *arguments)
+        signal.signal(signal.SIGINT, before)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def _execute(work: Path, log: Path, threads: int, watch: Watch) -> None:

@@ -85,13 +85,12 @@ class Watch:
                 console.print(
                     escape(f"{len(self.ends)}/{self._total} {name}: {seconds:.1f} s, {peak:.0f} MiB"), highlight=False
                 )
-            elif event["event"] == "error":
-                console.print(f"[red]{escape(name)} failed:[/red] {escape(event['message'])}")
-                if self.running:
-                    left = ", ".join(self.running)
-                    console.print(
-                        escape(f"letting {left} finish, so that a new start need not repeat it; Ctrl-C stops")
-                    )
+            elif event["event"] == "error" and self.running:  # what failed is said once, at the end
+                left = ", ".join(self.running)
+                console.print(
+                    f"[red]{escape(name)} failed;[/red] "
+                    + escape(f"letting {left} finish, so that a new start need not repeat it; Ctrl-C stops")
+                )
         lines = {name: self._progress(name) for name in self.running}
         if self._live:
             now = time.time()

@@ -21,6 +21,7 @@ MAX_SIDE = 2048
 MAX_FOLDS = 50
 TL_SOURCES: tuple[TlSource, ...] = ("scratch", "imagenet", "in_domain")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,40}$"
+NAME_MEANING = "up to 41 lower-case letters, digits and hyphens, the first no hyphen"
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -85,7 +86,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(pattern=NAME_PATTERN, description="name of the run and of the model it registers")
-    pipeline: Literal["transfer_fusion", "ct_reuse"] = "transfer_fusion"
+    pipeline: Literal["transfer_fusion", "ct_reuse"] = Field(
+        default="transfer_fusion", description="what is run: the comparison of sources, or that of X-ray models on CT"
+    )
 
     target_layout: str = Field(description="layout of the target data set")
     target_path: str = Field(description="folder of the target data set, relative to the data root")
@@ -185,7 +188,7 @@ class RunConfig(BaseModel):
         try:
             return TableColumns.model_validate(columns).model_dump(exclude_defaults=True) if columns else {}
         except ValidationError as error:
-            raise ValueError(_first(error)) from None
+            raise ValueError(f"{_first(error)}; it takes {', '.join(TableColumns.model_fields)}") from None
 
     @field_validator("ct_window")
     @classmethod
@@ -248,7 +251,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise RadtransferError(f"{path}: no such configuration file; see configs/ for those that come along") from None
     except UnicodeDecodeError as error:
         raise RadtransferError(f"{path}: not valid YAML: {error}") from None
-    data = mapping(text, str(path))
+    data, origins = mapping(text, str(path)), {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -257,7 +260,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             data[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise RadtransferError(f"--set {override}: value is not valid YAML: {error}") from None
-    return validate(data, str(path))
+        origins[key.strip()] = f"--set {override}"
+    return validate(data, str(path), origins)
 
 
 def mapping(text: str, where: str) -> dict[str, Any]:
@@ -275,15 +279,19 @@ def mapping(text: str, where: str) -> dict[str, Any]:
     return data
 
 
-def validate(data: dict[str, Any], where: str) -> RunConfig:
-    """Build a :class:`RunConfig`; ``where`` names the origin in errors."""
-    unknown = [str(key) for key in data if key not in RunConfig.model_fields]
-    if unknown:
-        raise RadtransferError(f"{where}: unknown key {unknown[0]!r}; {near(unknown[0], RunConfig.model_fields)}")
+def validate(data: dict[str, Any], where: str, origins: Mapping[str, str] | None = None) -> RunConfig:
+    """Build a :class:`RunConfig`; ``where`` names the origin in errors, ``origins`` that of single keys."""
+    origins = origins or {}
+    unknown = next((str(key) for key in data if key not in RunConfig.model_fields), None)
+    if unknown is not None:
+        raise RadtransferError(
+            f"{origins.get(unknown, where)}: unknown key {unknown!r}; {near(unknown, RunConfig.model_fields)}"
+        )
     try:
         return RunConfig(**data)
     except ValidationError as error:
-        raise RadtransferError(f"{where}: {_first(error)}") from None
+        key = next(iter(error.errors()[0]["loc"]), "")
+        raise RadtransferError(f"{origins.get(str(key), where)}: {_first(error)}") from None
 
 
 def _first(error: ValidationError) -> str:
@@ -292,5 +300,7 @@ def _first(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"]) or "configuration"
     if first["type"] == "value_error":  # one of ours, which says it all
         return f"{key}: {first['ctx']['error']}"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{key}: {first['input']!r} is no name; expected {NAME_MEANING}"
     hint = "; put it in quotes" if first["type"] == "string_type" else ""
     return f"{key}: {first['msg']} (got {first.get('input')!r}){hint}"

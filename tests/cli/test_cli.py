@@ -6,9 +6,11 @@ import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -210,7 +212,16 @@ def test_datasets_list_names_every_layout() -> None:
     done = radtransfer("datasets", "list")
     assert done.returncode == 0
     assert [line.split(": ")[0] for line in done.stdout.splitlines()] == list(LAYOUTS)
-    assert all(len(line.split(": ", 1)[1]) > 20 for line in done.stdout.splitlines())
+    assert all(len(line.split(": ", 1)[1]) > 20 for line in done.stdout.splitlines()) and "`" not in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    done = radtransfer("--version")
+    assert (done.returncode, done.stdout) == (0, f"radtransfer {metadata.version('radtransfer')}\n")
+
+
+def test_every_entry_of_a_configuration_is_explained() -> None:
+    assert [name for name, field in RunConfig.model_fields.items() if not field.description] == []
 
 
 @pytest.mark.parametrize(
@@ -293,3 +304,20 @@ def test_configurations_that_come_along_are_valid() -> None:
     assert set(configs) >= expected | {"mura-wrist"}
     assert all(config.name == stem and config.budget_minutes > 0 for stem, config in configs.items())
     assert configs["ct-reuse"].pipeline == "ct_reuse"
+
+
+def test_a_wrong_value_is_named_by_where_it_stands(tmp_path: Path) -> None:
+    from radtransfer.config import load
+
+    config = tmp_path / "own.yaml"
+    sides = "".join(f"{side}_layout: mura\n{side}_path: a\n" for side in ("target", "source"))
+    config.write_text(f"name: My Run\ntarget_part: hand\n{sides}")
+    for overrides, message in (
+        ([], "own.yaml: name: 'My Run' is no name; expected up to 41 lower-case letters, digits and hyphens"),
+        (["name=a", "seed=many"], "--set seed=many: seed: Input should be a valid integer"),
+        (["seed=-1", "name=a"], "--set seed=-1: seed: "),
+        (["name=b_c"], "--set name=b_c: name: 'b_c' is no name"),
+        (["sed=1"], "--set sed=1: unknown key 'sed'; did you mean seed"),
+    ):
+        with pytest.raises(RadtransferError, match=f"(^|/){re.escape(message)}"):
+            load(config, overrides)

@@ -204,7 +204,7 @@ def test_nothing_in_class_folders_is_lost_in_silence(tmp_path: Path, monkeypatch
     touch(tmp_path / "own", "ok/1.png", "abnormal/2.PNG", "ok/3.tif", "ok/IM0004", "abnormal/IM0005", "ok/deep/6.png")
     read = datasets.read("class_folders", tmp_path, "own")
     assert len(read.records) == 3 and not read.rejected
-    assert "3 files are not named like images and were passed over (no ending: 2, .tif: 1)" in read.notes
+    assert "3 files are no images and were passed over (no ending: 2, .tif: 1)" in read.notes
 
     def scandir(path: Any) -> Any:
         if os.fspath(path).endswith("deep"):
@@ -219,3 +219,25 @@ def test_nothing_in_class_folders_is_lost_in_silence(tmp_path: Path, monkeypatch
     Path(os.fsdecode(os.fsencode(tmp_path / "own" / "ok") + b"/m\xfcller.png")).touch()
     with pytest.raises(RadtransferError, match=r"m\\udcfcller\.png': the name of this file is not UTF-8; rename it"):
         datasets.read("class_folders", tmp_path, "own")
+
+
+def test_dicom_without_an_ending_is_an_image(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"own/{folder}/x.png" for folder in ("normal", "abnormal")), "own/normal/README")
+    scan = bytes(128) + b"DICM" + bytes(20)
+    for name in ("normal/IM0001", "abnormal/1.2.840.10008.77", "abnormal/.IM0002", "normal/scan.tmp"):
+        (tmp_path / "own" / name).write_bytes(scan)
+    read = datasets.read("class_folders", tmp_path, "own")
+    assert [(record.file, record.label) for record in read.records] == [
+        ("own/abnormal/1.2.840.10008.77", 1),
+        ("own/abnormal/x.png", 1),
+        ("own/normal/IM0001", 0),
+        ("own/normal/x.png", 0),
+    ]
+    assert "3 files are no images and were passed over (no ending: 2, .tmp: 1)" in read.notes
+    assert Pseudonyms(b"k" * 16).of_file("own/1.2.840.10008.77").count(".") == 0
+
+
+def test_what_macos_adds_to_archives_is_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{top}own/{folder}/x.png" for top in ("", "own/__MACOSX/") for folder in ("normal", "abnormal")))
+    read = datasets.read("class_folders", tmp_path, "own")
+    assert len(read.records) == 2 and not read.rejected and len(read.notes) == 1

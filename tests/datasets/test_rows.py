@@ -75,7 +75,8 @@ def test_parquet_gives_the_text_that_pandas_writes(tmp_path: Path) -> None:
         ('id,label\n"1,1\n', "not well-formed CSV"),
         ('id,label\n"1"x,1\n', "line 2: not well-formed CSV"),
         ("id,label\n1,b\xf6se\n".encode("latin-1"), "not UTF-8; save it as 'CSV UTF-8'"),
-        ("id,label\n1,1\n".encode("utf-16"), "not UTF-8"),
+        ("id,label\n1,1\n".encode("utf-16"), "UTF-16, not UTF-8; save it as 'CSV UTF-8'"),
+        ("sep=;\nid;label\n1;1\n", "column 'id' is missing"),
         ("id,label\n1," + "x" * 10_001, "row 2: a cell of 10001 characters; at most 10000 are read"),
         ("id,label\n1," + "x" * 200_000, "field larger than field limit"),
     ],
@@ -83,6 +84,11 @@ def test_parquet_gives_the_text_that_pandas_writes(tmp_path: Path) -> None:
 def test_csv_that_cannot_be_read_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(RadtransferError, match=rf"t\.csv.*{message}"):
         cells(csv_file(tmp_path, content), "id", "label")
+
+
+def test_the_line_that_tells_excel_of_commas_is_passed_over(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "\ufeffsep=,\r\nid,label\r\n007,a\r\n")
+    assert [(row.name, row.cells) for row in read_rows(path, ["id"])] == [("row 3", {"id": "007"})]
 
 
 def test_parquet_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_table_is_read_as_its_columns_are_mapped(base: Path, kind: str) -> Non
     assert dataset.rejected == [] and dataset.modality == "X-ray"
     assert dataset.notes == [
         "the publisher's training and validation images are dealt anew between train and validation",
-        "1 files in no row are not named like images and were passed over",
+        "1 files in no row are no images and were passed over",
     ]
     assert "007" not in repr(dataset)
 
@@ -129,6 +129,7 @@ def test_file_and_label_are_enough(base: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"region": "=HYPERLINK(1)"}, "body_part holds a spreadsheet formula"),
         ({"region": "ha\nnd"}, "body_part holds characters that cannot be printed, or a line break"),
         ({"pid": ""}, "patient is empty"),
+        ({"pid": "N/A"}, "patient is empty or a word for unknown"),
         ({"pid": "=cmd('secret')"}, "patient holds a spreadsheet formula"),
         ({"fold": ""}, "split '' is none of train, validation and test"),
         ({"fold": "holdout"}, "split 'holdout' is none of train, validation and test"),
@@ -227,15 +228,40 @@ def test_a_class_without_rows_is_an_error_that_shows_the_labels(base: Path) -> N
     assert "(1)" not in str(caught.value)
 
 
+@pytest.mark.parametrize("word", ["NA", "n/a", "NaN", "NULL", "None", "Unknown", "-", "?"])
+def test_a_word_for_unknown_is_no_patient_and_no_study(base: Path, word: str) -> None:
+    write(base, [[*row[:3], word if row[3] == "007" else row[3], word, *row[5:]] for row in ROWS])
+    read_so = read(base)
+    assert len(read_so.records) == 2 and all(record.study_id is None for record in read_so.records)
+    assert [reason.partition(": ")[2] for _, reason in read_so.rejected] == 2 * [
+        "patient is empty or a word for unknown"
+    ]
+
+
+def test_a_patient_with_a_large_share_of_the_images_is_remarked_on(base: Path) -> None:
+    def notes(images: int, others: int) -> list[str]:
+        files = [f"{number}.png" for number in range(images + others)]
+        for name in files:
+            (base / name).touch()
+        ids = [*["007"] * images, *map(str, range(others))]
+        write(base, [[name, str(k % 2), "hand", ids[k], "", "train", "", ""] for k, name in enumerate(files)])
+        return [note for note in read(base).notes if "one patient" in note]
+
+    assert notes(19, 19) == [] and notes(20, 400) == []
+    assert notes(20, 20) == ["one patient has 20 of 40 images; see whether that id stands for unknown patients"]
+
+
 @pytest.mark.parametrize("column", ["pid", "accession"])
 def test_ids_that_went_through_a_number_stop(base: Path, column: str) -> None:
     place = HEADER.index(column)
     write(base, [[*row[:place], f"{k}.0" if k else "1.5E+12", *row[place + 1 :]] for k, row in enumerate(ROWS)])
-    with pytest.raises(RadtransferError, match=f"all ids in column '{column}' look like 123.0 .*export the column as"):
+    with pytest.raises(RadtransferError, match=f"ids in column '{column}' look like 123.0 .*export the column as"):
         read(base)
+    write(base, [*ROWS, *changed(**{column: "7123.0"})[:1]])
+    assert read(base).records  # one may be an id
     columns = {name: [row[k] for row in ROWS] for k, name in enumerate(HEADER)}
     pq.write_table(pa.table(columns | {column: [1.0, 2.0, None, 4.0]}), base / "labels.parquet")
-    with pytest.raises(RadtransferError, match=f"all ids in column '{column}' look like"):
+    with pytest.raises(RadtransferError, match=f"ids in column '{column}' look like"):
         read(base, table="labels.parquet")
     pq.write_table(pa.table(columns | {column: [1, 2, 3, 4]}), base / "labels.parquet")
     assert len(read(base, table="labels.parquet").records) == 4
@@ -299,15 +325,16 @@ def test_a_configuration_checks_the_mapping(tmp_path: Path) -> None:
     assert loaded.target_table == COLUMNS | {"negative": ["normal"]} and loaded.source_table == {}
     assert TableColumns.of(loaded.target_table, "x").patient == ""
     for override, message in (
-        ("target_table={file: path}", r"own\.yaml: target_table: table: Field required"),
-        ("ct_window=[40]", r"own\.yaml: ct_window: \[40\.0\] is no window; expected \[centre, width\]"),
+        ("target_table={file: path}", r"^--set target_table=\{file: path\}: target_table: table: Field required"),
+        ("target_table={fil: path}", r"target_table: .*; it takes table, file, label, positive"),
+        ("ct_window=[40]", r"^--set ct_window=\[40\]: ct_window: \[40\.0\] is no window; expected \[centre, width\]"),
         ("ct_window=[40, 0]", "width above 0"),
         ("ct_window=[.nan, 1500]", "should be a finite number"),
         ("learning_rate=.inf", "should be a finite number"),
-        ("test_fold=[0, 5]", r"own\.yaml: test_fold: \[0, 5\] is no fold; expected \[number, of\]"),
+        ("test_fold=[0, 5]", r"--set test_fold=.*: test_fold: \[0, 5\] is no fold; expected \[number, of\]"),
         ("test_fold=[1, 60]", "from 2 to 50"),
-        ("target_table=[1]", r"own\.yaml: target_table: Input should be a valid dictionary"),
-        ("target_table={1: path}", r"own\.yaml: target_table\.1\.\[key\]: Input should be a valid string"),
+        ("target_table=[1]", r"--set target_table=.*: target_table: Input should be a valid dictionary"),
+        ("target_table={1: path}", r"--set target_table=.*: target_table\.1\.\[key\]: Input should be a valid string"),
         ("source_table={table: t, file: f, label: l, positive: [yes], negative: ['no']}", "put it in quotes"),
     ):
         with pytest.raises(RadtransferError, match=message):

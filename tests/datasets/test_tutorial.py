@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import AllTransferSyntaxes
 from typer.main import get_command
 
 from radtransfer.cli import app
 from radtransfer.config import load
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.pseudonym import VARIABLE
+from radtransfer.preprocess.decode import readable
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
 from tests.preprocess.test_decode import dicom
@@ -74,3 +76,12 @@ def test_every_command_of_the_tutorial_is_there() -> None:
         assert command in commands, command
         if command == "datasets":
             assert sub in commands["datasets"].commands, sub
+
+
+def test_the_transfer_syntaxes_of_the_tutorial_are_those_that_are_read() -> None:
+    line = TUTORIAL.read_text(encoding="utf-8").partition("transfer syntaxes `")[2].partition("Others")[0]
+    named, before = set(), ""
+    for number in re.findall(r"[.\d]+(?=`)", line):  # .51 follows 1.2.840.10008.1.2.4.50
+        before = number if number.startswith("1") else before.rpartition(".")[0] + number
+        named.add(before)
+    assert named == {str(syntax) for syntax in AllTransferSyntaxes if readable(syntax)}

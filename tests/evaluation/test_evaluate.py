@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
-from radtransfer.evaluation.evaluate import evaluate
+from radtransfer.evaluation.evaluate import _target, evaluate
 from radtransfer.evaluation.metrics import METRICS
 from radtransfer.evaluation.schema import MetricsFile
 from radtransfer.fusion.scoring import youden_threshold
@@ -486,3 +487,10 @@ def test_a_test_split_of_one_class_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["metrics.json", "curves.json"])
 def test_files_are_plain_json(made: Made, name: str) -> None:
     json.loads((made.path / name).read_text(), parse_constant=lambda constant: pytest.fail(f"holds {constant}"))
+
+
+def test_a_part_named_like_its_folder_is_said_once() -> None:
+    def called(name: str, part: str) -> str:
+        return _target(SimpleNamespace(content={"name": name, "part": part}))  # type: ignore[arg-type]
+
+    assert [called("hospital", "hospital"), called("own", "hand"), called("own", "")] == ["hospital", "own hand", "own"]

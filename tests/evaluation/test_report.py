@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import report_text
 from radtransfer.evaluation.charts import Axis, number
 from radtransfer.evaluation.report import report
+from radtransfer.evaluation.report_figures import histories
 from radtransfer.evaluation.schema import MetricsFile
 
 SOURCES = ("scratch", "imagenet", "in_domain")
@@ -698,3 +700,12 @@ def test_contrast(chromium: Any, written: tuple[Path, str, str], scheme: str) ->
         low, high = sorted(luminance(colour) for colour in colours)
         assert (high + 0.05) / (low + 0.05) >= least, (scheme, name, colours)
     context.close()
+
+
+def test_curves_of_one_epoch_have_one_tick(made: Made, tmp_path: Path) -> None:
+    with artifacts.writing(tmp_path / "short", "model", step="finetune", settings={}) as (folder, content):
+        content.update(artifacts.read(made.arguments["models"][0], "model").content, best_epoch=1)
+        lines = (made.arguments["models"][0] / "history.csv").read_text("utf-8").splitlines()
+        (folder / "history.csv").write_text("\n".join(lines[:2]), encoding="utf-8")
+    ((_, drawn),) = histories([artifacts.read(tmp_path / "short", "model")], "fine-tuning")["AUROC"]
+    assert re.findall(r'class="mid">(\d+)</text>', drawn) == ["1"]

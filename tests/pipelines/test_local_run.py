@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from radtransfer_pipelines.local import overhead
@@ -125,6 +128,7 @@ def test_failure_is_told_at_once_and_begins_nothing_more(fake_run: FakeRun) -> N
     assert code == 2
     last = stderr.splitlines()[-1]
     assert last == "radtransfer: error: finetune[imagenet, b2]: image x.png: cannot be decoded; remove it"
+    assert stderr.count("image x.png") == 1
     assert "Traceback" not in stderr
     # At most what the other of kfp.local's two threads was about to do.
     assert len(fake_run.calls) - fake_run.calls.index("finetune imagenet b2") - 1 <= 2
@@ -245,3 +249,23 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(fake_run: FakeRun)
     assert [row[1] for row in rows[3:]] == ["b1"] * 3 + ["b3"] * 3
     assert "stated budget 9 minutes" in stderr and "come on top" in stderr
     assert stdout == "" and not fake_run.out.exists() and not fake_run.calls
+
+
+def test_ctrl_c_ends_what_is_looked_at_first_at_once() -> None:
+    """The terminal sends it to all processes of the command."""
+    code = (
+        "import time; from radtransfer_pipelines import local\nif __name__ == '__main__':\n"
+        " try: local._apart(time.sleep, 60)\n except KeyboardInterrupt: print('interrupted')"
+    )
+    for seconds in (0, 1):  # while the other process starts, and when it is at work
+        command = subprocess.Popen(
+            [sys.executable, "-c", code], start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        while len(psutil.Process(command.pid).children()) < 2:  # it, and multiprocessing's resource tracker
+            time.sleep(0.01)
+        time.sleep(0.05 + seconds)
+        os.killpg(command.pid, signal.SIGINT)
+        sent = time.monotonic()
+        assert command.communicate(timeout=30) == ("interrupted\n", "")
+        assert time.monotonic() - sent < 10

@@ -6,12 +6,15 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from pydicom import uid
+from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -273,6 +276,7 @@ def dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, 
     return path
 
 
+TWELVE_BITS = {"BitsStored": 12, "HighBit": 11}
 DEEP = np.tile(np.linspace(0, 4095, 200).astype(np.uint16), (150, 1))
 
 
@@ -328,12 +332,17 @@ def test_a_ct_window_is_for_ct_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tags", [{}, {"RescaleSlope": 1}, {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "US"}]
+    ("tags", "reason"),
+    [
+        ({}, "CT without rescale slope and intercept to Hounsfield units, so no CT window"),
+        ({"RescaleSlope": 1}, "CT without rescale slope and intercept"),
+        ({"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "US"}, r"CT whose RescaleType is not HU \(Hounsf"),
+    ],
 )
-def test_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path: Path, tags: dict[str, object]) -> None:
+def test_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path: Path, tags: dict[str, object], reason: str) -> None:
     scan = dicom(tmp_path / "a.dcm", DEEP, Modality="CT", **tags)
     assert decode(scan).flags == ("dicom",)
-    with pytest.raises(RadtransferError, match="without rescale slope and intercept to Hounsfield units") as raised:
+    with pytest.raises(RadtransferError, match=reason) as raised:
         decode(scan, LUNG)
     assert "Secret" not in str(raised.value)
 
@@ -351,6 +360,46 @@ def test_dicom_bits_above_those_stored_are_dropped(tmp_path: Path) -> None:
     signed = (DEEP.astype(np.int16) - 2048) & np.int16(0x0FFF)
     shifted = decode(dicom(tmp_path / "c.dcm", signed, BitsStored=12, HighBit=11))
     np.testing.assert_allclose(shifted.pixels, clean.pixels, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "padding", "tags"),
+    [
+        (DEEP, 4095, {"PixelPaddingValue": 4095} | TWELVE_BITS),
+        (DEEP, 65535, {"PixelPaddingValue": 65535}),
+        (DEEP.astype(np.int16) - 1024, -2000, {"PixelPaddingValue": -2000}),
+        (DEEP.astype(np.int16) - 1024, -2000, {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}),
+        (DEEP + np.uint16(9), 5, {"PixelPaddingValue": 8, "PixelPaddingRangeLimit": 0} | TWELVE_BITS),
+    ],
+)
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 1000, "WindowWidth": 2000}])
+def test_padding_is_black_and_sets_no_contrast(
+    tmp_path: Path, pixels: np.ndarray, padding: int, tags: dict[str, object], window: dict[str, object]
+) -> None:
+    padded = pixels.copy()
+    padded[:, 150:] = padding
+    for kind in ("MONOCHROME1", "MONOCHROME2"):
+        more = window | {"PhotometricInterpretation": kind}
+        decoded = decode(dicom(tmp_path / "a.dcm", padded, **tags, **more))
+        alone = decode(dicom(tmp_path / "b.dcm", pixels[:, :150].copy(), **tags | more))
+        np.testing.assert_array_equal(decoded.pixels[:, :150], alone.pixels)
+        assert not decoded.pixels[:, 150:].any()
+
+
+def test_pixels_that_are_not_square_are_made_so(tmp_path: Path) -> None:
+    grey = np.kron(np.array([[0, 4095], [4095, 0]], np.uint16), np.ones((30, 40), np.uint16))
+    for ratio, shape in (([2, 1], (120, 80)), ([3, 4], (60, 107)), ([1, 1], (60, 80)), ([5, 5], (60, 80))):
+        stretched = decode(dicom(tmp_path / "a.dcm", grey, PixelAspectRatio=ratio)).pixels
+        assert stretched.shape == shape
+        assert stretched[[0, 0, -1, -1], [0, -1, 0, -1]].tolist() == [0, 255, 255, 0]
+    for ratio in ([0, 1], [-1, 2], [1, 10**6], [3]):
+        with pytest.raises(RadtransferError, match=r"a\.dcm: DICOM pixels cannot be decoded"):
+            decode(dicom(tmp_path / "a.dcm", grey, PixelAspectRatio=ratio))
+
+
+def test_an_image_that_is_all_padding_is_an_image_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RadtransferError, match="every pixel is 0"):
+        decode(dicom(tmp_path / "a.dcm", np.full_like(DEEP, 7), PixelPaddingValue=7))
 
 
 def test_dicom_that_cannot_be_used_is_refused_without_its_tags(tmp_path: Path) -> None:
@@ -396,7 +445,9 @@ def edited(path: Path, **tags: object) -> Path:
         ({"BitsStored": 17}, "BitsStored is missing, or not between"),
         ({"BitsStored": 65535}, "BitsStored is missing, or not between"),
         ({"BitsStored": None}, "BitsStored is missing, or not between"),
-        ({"BitsAllocated": 12, "BitsStored": 12}, "pixels cannot be decoded"),
+        ({"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}, "pixels cannot be decoded"),
+        ({"BitsStored": 12}, "HighBit is not BitsStored - 1; export it anew"),
+        ({"PixelRepresentation": None}, r"PixelRepresentation \(0: unsigned, 1: signed\) is missing; export it anew"),
         ({"TransferSyntaxUID": "1.2.840.10008.1.2.4.100"}, "transfer syntax that cannot be decoded here; export it"),
         ({"TransferSyntaxUID": "1.2.840.113619.5.2.77"}, "transfer syntax that cannot be decoded here"),
         ({"TransferSyntaxUID": "1.2.840.10008.1.2.4.90"}, "pixels cannot be decoded"),
@@ -417,6 +468,60 @@ def test_text_that_the_header_says_is_burnt_in_is_flagged(tmp_path: Path, value:
     assert ("burnt_in_text" in decoded.flags) == flagged
 
 
+ENCODERS = {
+    uid.JPEGLosslessSV1: lambda grey: imagecodecs.jpeg8_encode(grey, lossless=True, predictor=1, bitspersample=12),
+    uid.JPEGLossless: lambda grey: imagecodecs.jpeg8_encode(grey, lossless=True, predictor=6, bitspersample=12),
+    uid.JPEGExtended12Bit: lambda grey: imagecodecs.jpeg8_encode(grey, level=100, bitspersample=12),
+    uid.JPEGLSLossless: imagecodecs.jpegls_encode,
+    uid.JPEGLSNearLossless: lambda grey: imagecodecs.jpegls_encode(grey, level=2),
+    uid.HTJ2KLossless: lambda grey: imagecodecs.htj2k_encode(grey, reversible=True),
+}
+
+
+def packed(path: Path, grey: np.ndarray, syntax: UID, **tags: object) -> Path:
+    """A DICOM file of 12-bit grey in a transfer syntax that pydicom alone cannot decode."""
+    return dicom(path, grey, syntax, PixelData=encapsulate([ENCODERS[syntax](grey)]), **TWELVE_BITS | tags)
+
+
+@pytest.mark.parametrize("syntax", ENCODERS, ids=lambda syntax: syntax.name)
+def test_packed_dicom_is_decoded(tmp_path: Path, syntax: UID) -> None:
+    plain = decode(dicom(tmp_path / "a.dcm", DEEP, **TWELVE_BITS))
+    np.testing.assert_allclose(decode(packed(tmp_path / "b.dcm", DEEP, syntax)).pixels, plain.pixels, atol=1)
+    if syntax not in (uid.JPEGExtended12Bit, uid.JPEGLSNearLossless):  # what is lossy may lose the sign
+        signed = ((DEEP.astype(np.int16) - 2048) & np.int16(0x0FFF)).view(np.uint16)
+        path = packed(tmp_path / "c.dcm", signed, syntax, PixelRepresentation=1)
+        np.testing.assert_allclose(decode(path).pixels, plain.pixels, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("file", "plain"),
+    [("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm"), ("SC_rgb_jpeg_gdcm.dcm", "SC_rgb_rle.dcm")],
+)
+def test_what_other_programs_packed_is_decoded(file: str, plain: str) -> None:
+    """A JPEG-LS file, and a JPEG Lossless one in colour by GDCM, that come with pydicom."""
+    one, other = (decode(Path(str(get_testdata_file(name, download=False)))) for name in (file, plain))
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+@pytest.mark.parametrize("syntax", ENCODERS, ids=lambda syntax: syntax.name)
+def test_packed_dicom_of_another_size_than_it_says_is_refused(
+    tmp_path: Path, syntax: UID, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut = encapsulate([ENCODERS[syntax](DEEP)[:-40]])
+    for tags in ({"Rows": 20_000, "Columns": 4_000}, {"Columns": 199}, {"PixelData": cut}):
+        path = dicom(
+            tmp_path / "a.dcm",
+            DEEP,
+            syntax,
+            **TWELVE_BITS | {"PixelData": encapsulate([ENCODERS[syntax](DEEP)])} | tags,
+        )
+        before = peak_mib()
+        with pytest.raises(RadtransferError, match=r"a\.dcm: DICOM pixels cannot be decoded \(RuntimeError\)$"):
+            decode(path)
+        assert peak_mib() - before < 50
+    assert not caplog.records
+
+
 @pytest.fixture(scope="module")
 def whole_dicoms(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Files with all that the decoder looks at, each in another transfer syntax."""
@@ -425,10 +530,11 @@ def whole_dicoms(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     tags = {"WindowCenter": 2000, "WindowWidth": 3000, "RescaleSlope": 1, "RescaleIntercept": -1024, "Modality": "CT"}
     plain = dicom(folder / "a.dcm", small, BitsStored=12, HighBit=11, NumberOfFrames=1, **tags)
     deflated = dicom(folder / "b.dcm", small, DeflatedExplicitVRLittleEndian, **tags)
-    packed = pydicom.dcmread(plain)
-    packed.compress(RLELossless)
-    packed.save_as(folder / "c.dcm")
-    return [path.read_bytes() for path in (plain, deflated, folder / "c.dcm")]
+    run_length = pydicom.dcmread(plain)
+    run_length.compress(RLELossless)
+    run_length.save_as(folder / "c.dcm")
+    others = [packed(folder / syntax, small, syntax, **tags) for syntax in ENCODERS]
+    return [path.read_bytes() for path in (plain, deflated, folder / "c.dcm", *others)]
 
 
 MUTATION = st.tuples(
@@ -436,8 +542,10 @@ MUTATION = st.tuples(
 )
 
 
-@settings(max_examples=400, deadline=5000, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(which=st.integers(0, 2), mutations=st.lists(MUTATION, min_size=1, max_size=3), header=st.booleans())
+@settings(max_examples=800, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    which=st.integers(0, 2 + len(ENCODERS)), mutations=st.lists(MUTATION, min_size=1, max_size=3), header=st.booleans()
+)
 def test_mutated_dicom_is_read_or_refused(
     whole_dicoms: list[bytes], which: int, mutations: list[tuple[float, str, bytes]], header: bool
 ) -> None:

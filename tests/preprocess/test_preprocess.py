@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections import Counter
@@ -591,3 +592,16 @@ def test_without_patients_a_study_is_not_split(tmp_path: Path, monkeypatch: pyte
     assert set(source.manifest["image_id"]) == {named(f"own/{row['path']}") for row in rows if row["region"] == "knee"}
     reasons = {entry["reason"].partition(" the target image")[0] for entry in source.content["rejected"]}
     assert reasons == {"same study as"} and len(source.content["rejected"]) == 60
+
+
+def test_a_group_without_an_id_is_named_under_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a file may hold an id; a plain hash of it could be found by trying all ids."""
+    monkeypatch.setenv(VARIABLE, "a key for this test only")
+    place, rows = tabled(tmp_path)
+    pd.DataFrame([row | {"accession": ""} for row in rows]).to_csv(place / "labels.csv", index=False)
+    columns = {key: value for key, value in TABLE.items() if key != "patient"} | {"study": "accession"}
+    target, source = run(tmp_path, tmp_path / "out", **OWN, target_table=columns, source_table=columns)
+    groups = {*target.manifest["group_id"], *source.manifest["group_id"]}
+    assert len(groups) > 20 and all(group.startswith("image-") for group in groups)
+    paths = [f"{folder}{row['path']}" for row in rows for folder in ("", "own/")]
+    assert not groups & {f"image-{hashlib.sha256(path.encode()).hexdigest()[:16]}" for path in paths}

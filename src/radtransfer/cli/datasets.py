@@ -22,7 +22,7 @@ def list_() -> None:
 
     for name, read in LAYOUTS.items():
         about = (sys.modules[read.__module__].__doc__ or "").splitlines()[0]
-        print(f"{name}: {about}")
+        print(f"{name}: {about.replace('``', '')}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from radtransfer import __version__
 from radtransfer.cli.options import (
     Backbone,
     BatchSize,
@@ -34,6 +35,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Does transfer learning from related images, and fusing several networks, help on your medical images?",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"radtransfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from radtransfer.datasets.records import Dataset, Folder, Record
+from radtransfer.datasets.records import NOT_DATA, Dataset, Folder, Record
 from radtransfer.errors import RadtransferError
 
 POSITIVE = ("abnormal", "positive", "fractured", "fracture", "malignant", "disease", "diseased", "sick", "1")
@@ -34,20 +34,22 @@ def read(folder: Folder, part: str | None) -> Dataset:
             for path in folder.images(root.relative_to(folder.path).as_posix(), class_name):
                 records.append(Record(folder.file(path), label, (name,)))
                 placed.add(path)
-    rejected += [(folder.file(p), "lies in no class folder") for p in folder.images() if p not in placed]
+    images = folder.images()
+    rejected += [(folder.file(path), "lies in no class folder") for path in images if path not in placed]
     if classes is None:
         raise RadtransferError(f"{folder.path}: holds no folders; expected one per class, e.g. normal and abnormal")
     records.sort(key=lambda record: record.file)
     notes = ["no patient ids: split by duplicates and near duplicates, not by patient"]
-    others = Counter(path.suffix.lower() or "no ending" for path in set(folder.files()) - set(folder.images()))
+    others = Counter(path.suffix.lower() or "no ending" for path in set(folder.files()) - set(images))
     if others:
         endings = ", ".join(f"{ending}: {count}" for ending, count in others.most_common(5))
-        notes.append(f"{others.total()} files are not named like images and were passed over ({endings})")
+        notes.append(f"{others.total()} files are no images and were passed over ({endings})")
     return Dataset("class_folders", folder.path.name, classes, records, rejected, notes)
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    found = (child for child in path.iterdir() if child.is_dir() and child.name != NOT_DATA)
+    return sorted(child for child in found if not child.name.startswith("."))
 
 
 def _classes(root: Path) -> tuple[str, str]:

@@ -40,6 +40,10 @@ class Pseudonyms:
         return hmac.new(self.key, identifier.encode(), hashlib.sha256).hexdigest()[:16]
 
     def of_file(self, file: str) -> str:
-        """Name for a file whose path may hold an id of whatever form: its first folder, a pseudonym, its suffix."""
+        """Name for a file whose path may hold an id of whatever form: its first folder, a pseudonym, its suffix.
+
+        What follows the last full stop of a UID is no suffix.
+        """
         path = PurePosixPath(file)
-        return f"{path.parts[0]}/{self.of(f'file {file}')}{path.suffix.lower()}"
+        suffix = "" if path.suffix[1:].isdigit() else path.suffix.lower()
+        return f"{path.parts[0]}/{self.of(f'file {file}')}{suffix}"

@@ -11,7 +11,22 @@ from pathlib import Path
 from radtransfer.errors import RadtransferError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+NOT_DATA = "__MACOSX"
 Box = tuple[float, float, float, float]
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is named like an image, or is DICOM without an ending, as PACS name it (``IM0001``, or a UID)."""
+    ending = path.suffix.lower()
+    if ending in IMAGE_SUFFIXES:
+        return True
+    if path.name.startswith(".") or not (ending == "" or ending[1:].isdigit()):
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +160,14 @@ class Folder:
         return sorted(path for path in links if not (path.exists() and path.resolve().is_relative_to(root)))
 
     def _paths(self, *inside: str) -> Iterator[Path]:
-        """Paths of all that is in a folder and is no folder."""
-        for folder, _, names in os.walk(self.path.joinpath(*inside), onerror=_refuse):
+        """Paths of all that is in a folder and is no folder; what macOS adds to archives is no part of it."""
+        for folder, folders, names in os.walk(self.path.joinpath(*inside), onerror=_refuse):
+            folders[:] = [name for name in folders if name != NOT_DATA]
             yield from (Path(folder, name) for name in names)
 
     def images(self, *inside: str) -> list[Path]:
-        """Those of :meth:`files` that are named like images."""
-        return [path for path in self.files(*inside) if path.suffix.lower() in IMAGE_SUFFIXES]
+        """Those of :meth:`files` that are images by their name, or DICOM files by their content."""
+        return [path for path in self.files(*inside) if is_image(path)]
 
     def need(self, name: str, layout: str) -> Path:
         """A file or folder that the layout cannot do without.

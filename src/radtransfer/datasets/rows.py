@@ -6,6 +6,7 @@ a whole stops the reading; what is wrong with one row is for the layout to say.
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,9 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Read some columns of a table, row by row; rows that hold nothing in them are passed over.
 
     Args:
-        path: a ``.csv`` file (UTF-8, commas, first row: names of the columns) or a ``.parquet`` file, whose numbers and
-            truth values become the text that pandas writes for them (``1``, ``1.0``, ``True``; none: empty).
+        path: a ``.csv`` file (UTF-8, commas, first row: names of the columns; Excel's line ``sep=,`` may stand before
+            it) or a ``.parquet`` file, whose numbers and truth values become the text that pandas writes for them
+            (``1``, ``1.0``, ``True``; none: empty).
         columns: those wanted; each must be there once.
 
     Raises:
@@ -70,12 +72,18 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise RadtransferError(f"{path}: UTF-16, not UTF-8; save it as 'CSV UTF-8'")
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.reader(stream, strict=True)
         try:
             header = [cell.strip() for cell in next(reader, [])]
+            first = 2
+            if header == ["sep=", ""]:  # Excel's own line, which says what separates the cells
+                header, first = [cell.strip() for cell in next(reader, [])], 3
             places = _places(path, header, columns)
-            for number, cells in enumerate(reader, start=2):
+            for number, cells in enumerate(reader, start=first):
                 _bounded(path, number - 1)
                 if any(cells[len(header) :]):
                     raise RadtransferError(

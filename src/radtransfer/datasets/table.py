@@ -7,7 +7,8 @@ One row for each image: a PNG (8 or 16 bit), JPEG or DICOM file, under any name.
 - ``label``: one of the configured labels, letter by letter.
 - ``body_part``: one part; without this column all images are of one part, named like the folder.
 - ``patient``, ``study``: ids of any form, which leave as keyed pseudonyms; so do the names of the files then, as they
-  may hold an id. No patient, and without patients no study, is in two splits.
+  may hold an id. Words for an unknown one (``NA``, ``unknown``, ``-`` and the like) are as good as nothing. No patient,
+  and without patients no study, is in two splits.
 - ``split``: the publisher's: ``train``, ``validation`` (``valid``, ``val``) or ``test``, in any case. The test images
   of the target part stay its test set; training and validation images are dealt anew between the two.
 - ``boxes``: where the finding is, ``x0,y0,x1,y1;...``, shares (0 to 1) of width and height of the upright image.
@@ -27,12 +28,16 @@ from typing import Any
 
 from radtransfer.config import TableColumns
 from radtransfer.datasets.pseudonym import Pseudonyms
-from radtransfer.datasets.records import IMAGE_SUFFIXES, Box, Dataset, Folder, Record
+from radtransfer.datasets.records import Box, Dataset, Folder, Record, is_image
 from radtransfer.datasets.rows import SUFFIXES, Row, read_rows
 from radtransfer.errors import RadtransferError, near
 
 COLUMNS = ("file", "label", "body_part", "patient", "study", "split", "boxes")
+FREQUENT = 20
+"""A patient with fewer images is not remarked on, whatever share they are."""
 OFFICIAL = {"train": "train", "validation": "train", "valid": "train", "val": "train", "test": "test"}
+# What exports write where an id is not known: taken for one, it would join patients.
+_UNKNOWN = {"na", "n/a", "nan", "null", "none", "unknown", "-", "?"}
 # An id that went through a number: 12345.0 (leading zeros are gone), 1.23457E+12 (digits are gone).
 _NUMBER = re.compile(r"\d+\.0+|\d(\.\d+)?[eE]\+\d+")
 
@@ -94,6 +99,8 @@ class _Reading:
     def take(self, cells: dict[str, str], row: Row) -> None:
         """Place one row."""
         for role in ("patient", "study"):
+            if cells.get(role, "").lower() in _UNKNOWN:
+                cells[role] = ""
             if cells.get(role):
                 self.ids[role][_NUMBER.fullmatch(cells[role]) is not None] += 1
         for role in ("label", "split"):
@@ -130,11 +137,11 @@ class _Reading:
             else:
                 records.append(outcome)
         unnamed = [path for file, path in self.there.items() if file not in self.named and path != self.path]
-        images = [path for path in unnamed if path.suffix.lower() in IMAGE_SUFFIXES]
+        images = [path for path in unnamed if is_image(path)]
         rejected += [(self.folder.file(path), f"no row of {table} names it") for path in images]
         records.sort(key=lambda record: record.file)
         self._check_classes(records, rejected)
-        notes = self._notes(len(unnamed) - len(images))
+        notes = self._notes(len(unnamed) - len(images)) + _frequent(records)
         name = self.folder.path.name
         return Dataset(
             "table", name, self.classes, records, rejected, notes, modality=self.modality,
@@ -158,7 +165,7 @@ class _Reading:
             _check_text(role, text)
         for role in ("label", "body_part", "patient"):
             if cells.get(role) == "":
-                raise _UnfitError(f"{role} is empty")
+                raise _UnfitError(f"{role} is empty" + (" or a word for unknown" if role == "patient" else ""))
         if cells["label"] not in self.labels:
             raise _UnfitError(f"label {_short(cells['label'])} is neither a positive nor a negative one")
         label = self.labels[cells["label"]]
@@ -191,10 +198,11 @@ class _Reading:
 
     def _check_ids(self) -> None:
         for role, counts in self.ids.items():
-            if not counts[False]:
+            if counts[True] > counts[False]:
                 raise RadtransferError(
-                    f"{self.path}: all ids in column {self.columns[role]!r} look like 123.0 or 1.23E+05: a program "
-                    "took them for numbers, and their leading zeros or last digits are lost; export the column as text"
+                    f"{self.path}: {counts[True]} of {counts.total()} ids in column {self.columns[role]!r} look like "
+                    "123.0 or 1.23E+05: a program took them for numbers, and their leading zeros or last digits are "
+                    "lost; export the column as text"
                 )
 
     def _check_classes(self, records: list[Record], rejected: list[tuple[str, str]]) -> None:
@@ -219,8 +227,17 @@ class _Reading:
         if {text.lower() for text in self.seen["split"]} & (OFFICIAL.keys() - {"train", "test"}):
             notes.append("the publisher's training and validation images are dealt anew between train and validation")
         if others:
-            notes.append(f"{others} files in no row are not named like images and were passed over")
+            notes.append(f"{others} files in no row are no images and were passed over")
         return notes
+
+
+def _frequent(records: list[Record]) -> list[str]:
+    """A note if one patient has so many images that it may be none."""
+    counts = Counter(record.patient_id for record in records if record.patient_id)
+    most = counts.most_common(1)[0][1] if counts else 0
+    if most < FREQUENT or most <= len(records) / 20:
+        return []
+    return [f"one patient has {most} of {len(records)} images; see whether that id stands for unknown patients"]
 
 
 def _table(folder: Folder, there: Mapping[str, Path], name: str) -> Path:

@@ -393,7 +393,8 @@ def _warnings(
 
 
 def _target(store: Store) -> str:
-    return f"{store.content['name']} {store.content['part']}".strip()
+    name, part = store.content["name"], store.content["part"]
+    return name if part == name else f"{name} {part}".strip()
 
 
 def _signed(value: float | None) -> str:

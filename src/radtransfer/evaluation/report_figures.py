@@ -105,7 +105,7 @@ def histories(models: Sequence[Artifact], stage: str) -> dict[str, list[tuple[st
             drawn = charts.plot(
                 title=f"{name} of {backbone}, {stage}",
                 description=ends,
-                x=Axis(first, max(last, first + 1), step, 0),
+                x=Axis(first, max(last, first + 0.5), step, 0),  # of one epoch: a single tick
                 y=Axis.covering([value for one in series for value in one.y]),
                 x_label="Epoch",
                 y_label=name,

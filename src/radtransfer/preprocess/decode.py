@@ -26,6 +26,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
+import radtransfer.preprocess.codecs  # noqa: F401  more transfer syntaxes
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.border import inside_border
 
@@ -224,9 +225,10 @@ def decode(path: Path, window: Window | None = None) -> Decoded:
     """Read a PNG (8 or 16 bit, palette, colour), JPEG or single-frame DICOM file as an upright 8-bit grey image.
 
     EXIF orientation is applied, colour becomes luminance (ITU-R 601), transparency lies on black. More than 8 bits
-    are scaled by :func:`_to_8_bit`. A JPEG that lacks its last bytes is repaired if at most a tenth of its area is
-    lost; the lost part is black. (In the 44 such files of FracAtlas a few bytes hold 3 to 39 % of the area, since a
-    film's empty end costs next to nothing; beyond a tenth there is anatomy in it.)
+    are scaled by :func:`_to_8_bit`. An image of DICOM pixels that are not square is stretched. A JPEG that lacks its
+    last bytes is repaired if at most a tenth of its area is lost; the lost part is black. (In the 44 such files of
+    FracAtlas a few bytes hold 3 to 39 % of the area, since a film's empty end costs next to nothing; beyond a tenth
+    there is anatomy in it.)
 
     Args:
         path: the file.
@@ -398,13 +400,13 @@ def _windowed(values: npt.NDArray[np.float64], low: float, high: float) -> Grey:
 def _pydicom_silent() -> Iterator[None]:
     """What pydicom warns of, by two ways, quotes tags; a log is no place for them."""
     logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # holds for the loggers below it too
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before)
 
 
 class _TooLargeError(Exception):
@@ -437,7 +439,7 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         if dataset.get("Modality") != "CT":
             window = None
         unfit = _unfit(dataset)
-        in_hounsfield = window is None or _in_hounsfield(dataset)
+        no_window = _no_hounsfield(dataset) if window else ""
         pixels_said = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
         burnt_in = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     except _TooLargeError:
@@ -446,10 +448,10 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         raise ImageError(f"{path}: damaged DICOM file ({type(error).__name__})") from None
     if unfit:
         raise ImageError(f"{path}: {unfit}")
-    if not in_hounsfield:
+    if no_window:
         raise ImageError(
-            f"{path}: CT without rescale slope and intercept to Hounsfield units, so no CT window can be applied; get "
-            "the file as the scanner wrote it, or leave ct_window empty"
+            f"{path}: CT {no_window}, so no CT window can be applied; get the file as the scanner wrote it, or leave "
+            "ct_window empty"
         )
     _bounded(pixels_said, path)
     flags: tuple[str, ...] = ("dicom", "burnt_in_text") if burnt_in else ("dicom",)
@@ -458,16 +460,19 @@ def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         if raw.ndim == 3:
             rgb = raw if raw.dtype == np.uint8 else _to_8_bit(raw)
             grey = _luminance(rgb) if raw is rgb else _to_8_bit(raw @ np.array(_LUMINANCE))
-            return Decoded(grey, (*flags, "colour") if _coloured(rgb) else flags)
-        real = apply_modality_lut(_significant_bits(raw, dataset), dataset)
-        pixels = _shown(np.asarray(real, dtype=np.float64), dataset, window)
+            return Decoded(_square(grey, dataset), (*flags, "colour") if _coloured(rgb) else flags)
+        stored = _significant_bits(raw, dataset)
+        inside = _inside(stored, dataset)
+        shown = _shown(np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)[inside], dataset, window)
+        inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+        pixels = np.zeros(raw.shape, dtype=np.uint8)
+        pixels[inside] = 255 - shown if inverted else shown
+        pixels = _square(pixels, dataset)
     except Exception as error:  # what pydicom and its decoders raise may quote tags: only the type is passed on
         raise ImageError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
     if window is not None:
         flags = (*flags, "hounsfield")
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        return Decoded(255 - pixels, (*flags, "inverted"))
-    return Decoded(pixels, flags)
+    return Decoded(pixels, (*flags, "inverted") if inverted else flags)
 
 
 def _unfit(dataset: pydicom.Dataset) -> str:
@@ -475,13 +480,14 @@ def _unfit(dataset: pydicom.Dataset) -> str:
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         return "DICOM file without pixel data; give image files, no reports or plans"
     syntax = dataset.file_meta.TransferSyntaxUID
-    if not _readable(syntax):
+    if not readable(syntax):
         return (
             "DICOM file in a transfer syntax that cannot be decoded here; export it uncompressed (Explicit VR Little "
             "Endian)"
         )
-    if "PixelData" in dataset and not 1 <= int(dataset.get("BitsStored", 0)) <= int(dataset.get("BitsAllocated", 0)):
-        return "DICOM file whose BitsStored is missing, or not between 1 and BitsAllocated; export it anew"
+    bits = _unfit_bits(dataset) if "PixelData" in dataset else ""
+    if bits:
+        return f"DICOM file whose {bits}; export it anew"
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     if frames != 1:
         return f"DICOM file with {frames} frames; give single-frame files"
@@ -491,7 +497,18 @@ def _unfit(dataset: pydicom.Dataset) -> str:
     return f"{packed} bytes of RLE; at most {MAX_RLE_BYTES} are decoded" if packed > MAX_RLE_BYTES else ""
 
 
-def _readable(syntax: UID) -> bool:
+def _unfit_bits(dataset: pydicom.Dataset) -> str:
+    """What is wrong with how the bits of the pixels are described; empty: nothing."""
+    stored = int(dataset.get("BitsStored", 0))
+    if not 1 <= stored <= int(dataset.get("BitsAllocated", 0)):
+        return "BitsStored is missing, or not between 1 and BitsAllocated"
+    if int(dataset.get("HighBit", stored - 1)) != stored - 1:
+        return "HighBit is not BitsStored - 1"
+    known = dataset.get("PixelRepresentation") in (0, 1)
+    return "" if known else "PixelRepresentation (0: unsigned, 1: signed) is missing"
+
+
+def readable(syntax: UID) -> bool:
     """Whether pydicom has a decoder for a transfer syntax, and what that one needs is installed."""
     try:
         return not syntax.is_encapsulated or bool(get_decoder(syntax).is_available)
@@ -499,10 +516,30 @@ def _readable(syntax: UID) -> bool:
         return False
 
 
-def _in_hounsfield(dataset: pydicom.Dataset) -> bool:
-    """Whether the modality LUT leads to Hounsfield units (DICOM PS3.3 C.8.2.1: of CT, unless RescaleType differs)."""
-    rescaled = _first(dataset.get("RescaleSlope")) is not None and _first(dataset.get("RescaleIntercept")) is not None
-    return rescaled and str(dataset.get("RescaleType", "") or "HU") == "HU"
+def _no_hounsfield(dataset: pydicom.Dataset) -> str:
+    """Why the modality LUT does not lead to Hounsfield units; empty if it does, as of CT, unless RescaleType differs.
+
+    See DICOM PS3.3 C.8.2.1.
+    """
+    if any(_first(dataset.get(name)) is None for name in ("RescaleSlope", "RescaleIntercept")):
+        return "without rescale slope and intercept to Hounsfield units"
+    if str(dataset.get("RescaleType", "") or "HU") != "HU":
+        return "whose RescaleType is not HU (Hounsfield units)"
+    return ""
+
+
+def _inside(stored: npt.NDArray[Any], dataset: pydicom.Dataset) -> Any:
+    """An index to what is no padding, whose values PixelPaddingValue and PixelPaddingRangeLimit name (C.7.5.1.1.2).
+
+    Both are in the bits of the pixels as stored, whatever sign the file gives them.
+    """
+    ends = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None or stored.dtype.kind == "f":
+        return ...
+    bits = (1 << int(dataset.BitsStored)) - 1
+    low, high = sorted(_signed(int(ends[0] if end is None else end) & bits, dataset) for end in ends)
+    padding = (stored >= low) & (stored <= high)
+    return ~padding if padding.any() and not padding.all() else ...
 
 
 def _shown(real: npt.NDArray[np.float64], dataset: pydicom.Dataset, window: Window | None) -> Grey:
@@ -518,6 +555,22 @@ def _shown(real: npt.NDArray[np.float64], dataset: pydicom.Dataset, window: Wind
     return _windowed(real, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
 
 
+def _square(pixels: Grey, dataset: pydicom.Dataset) -> Grey:
+    """Stretch an image whose pixels are not square (PixelAspectRatio: height and width of one), so that they are.
+
+    Raises:
+        ValueError: the ratio is none, or leads to too large an image.
+    """
+    down, across = (int(side) for side in dataset.get("PixelAspectRatio") or (1, 1))
+    if down == across:
+        return pixels
+    height, width = pixels.shape
+    size = (width, round(height * down / across)) if down > across else (round(width * across / down), height)
+    if min(down, across) < 1 or math.prod(size) > MAX_PIXELS:
+        raise ValueError("pixel aspect ratio")
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
 def _first(value: Any) -> float | None:
     """First number of a DICOM value that may be absent, empty, one number or several."""
     values = value if isinstance(value, MultiValue) else [value]
@@ -530,7 +583,10 @@ def _significant_bits(raw: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.ND
     if stored >= allocated:
         return raw
     low = raw & ((1 << stored) - 1)
-    if not int(dataset.get("PixelRepresentation", 0)):
-        return low
-    sign = 1 << (stored - 1)
-    return (low.astype(np.int64) ^ sign) - sign
+    return _signed(low.astype(np.int64), dataset) if int(dataset.get("PixelRepresentation", 0)) else low
+
+
+def _signed(bits: Any, dataset: pydicom.Dataset) -> Any:
+    """Numbers (int, or an array of int64) from their BitsStored bits."""
+    sign = (1 << (int(dataset.BitsStored) - 1)) if int(dataset.get("PixelRepresentation", 0)) else 0
+    return (bits ^ sign) - sign

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.optim._param_groups import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,8 +25,7 @@ from radtransfer.training.network import Network
 from radtransfer.training.runtime import device, random_state, set_random_state
 from radtransfer.training.schedule import rate, side
 
-LAYER_DECAY = 1.0
-"""Each layer learns at this share of the rate of the next."""
+HEAD_RATE = 2.0
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.98
 CLIP_NORM = 5.0
@@ -262,7 +260,7 @@ def _epochs(
                 )
             if step + 1 < per_epoch:
                 checkpoints.offer(training)
-        yield _Epoch(number, training.losses / per_epoch, training.optimizer.param_groups[-1]["lr"])
+        yield _Epoch(number, training.losses / per_epoch, training.optimizer.param_groups[0]["lr"])
         training.losses = 0.0
         checkpoints.offer(training)
 
@@ -279,12 +277,19 @@ def _class_weight(labels: NDArray[np.float32]) -> Tensor:
 
 
 def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
-    """The nearer to the head a layer is the faster it learns; biases and normalisation layers are not decayed.
-
-    Layer-wise decay of the rate as in Clark et al. 2020 (ELECTRA), with timm's grouping of a backbone into layers.
-    """
-    groups: list[dict[str, Any]] = param_groups_layer_decay(network.body, recipe.weight_decay, layer_decay=LAYER_DECAY)
-    return [group | {"lr": recipe.learning_rate * group["lr_scale"]} for group in groups]
+    """The new head learns faster than the body; biases and normalisation layers are not decayed."""
+    head = {id(parameter) for parameter in network.body.get_classifier().parameters()}  # type: ignore[operator]
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * (HEAD_RATE if is_head else 1.0),
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (is_head, decays), parameters in groups.items()
+    ]
 
 
 def _loss(logits: Tensor, target: Tensor, class_weight: Tensor) -> Tensor:

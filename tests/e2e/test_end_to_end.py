@@ -159,12 +159,12 @@ def test_a_training_that_is_interrupted_goes_on_where_it_was(
 
     process = start(config, data_root, out, *options)
     until("epoch 2/200", process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert len(list((tmp_path / "cache/checkpoints").rglob("*.safetensors"))) == 1
     process = start(config, data_root, out, *options)
     until("goes on after step", process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
 
 

@@ -27,7 +27,8 @@ from scipy.ndimage import gaussian_filter
 
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping
-from radtransfer.preprocess.decode import Grey, decode
+from radtransfer.preprocess.decode import decode
+from radtransfer.preprocess.pixels import Grey
 from radtransfer.progress import track
 
 SETS = {"FracAtlas": grouping.RADIOGRAPHS, "IQ-OTHNCCD": grouping.SLICES}

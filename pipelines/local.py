@@ -33,10 +33,9 @@ from radtransfer_pipelines import NOT_PARAMETERS, outfolder
 from radtransfer_pipelines.plan import plan, show
 from radtransfer_pipelines.watch import Watch
 
-PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "numpy", "pandas", "pillow", "skops")
+PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "skops", "numpy", "pandas")
+PACKAGES += ("pillow", "opencv-python-headless", "pydicom", "imagecodecs")
 SERIAL_TASKS = 14  # preprocess, three times extract, fuse and classify, evaluate, explain, register, report
-OUTCOME_BLIND = ("budget_minutes", "checkpoints")
-"""Entries of a configuration that the result does not depend on: an unfinished run may be taken up with others."""
 LAST_WORDS_SECONDS = 20
 TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 
@@ -174,7 +173,7 @@ def _request(config: RunConfig, place: Located, registry: Path | None) -> tuple[
     }
     settings = config.model_dump(mode="json")
     arguments = {key: value for key, value in settings.items() if key not in NOT_PARAMETERS}
-    identity = {key: value for key, value in settings.items() if key not in OUTCOME_BLIND} | submission
+    identity = {key: value for key, value in settings.items() if key != "budget_minutes"} | submission
     if config.previous_splits:
         Inherited.read(place.root, config.previous_splits)
         identity["previous_splits_sha256"] = file_sha256(place.root / config.previous_splits)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from radtransfer.errors import RadtransferError, near
 from radtransfer.problems import PROBLEMS, Policy, policies
+from radtransfer.storage import address
 
 TlSource = Literal["scratch", "imagenet", "in_domain"]
 MAX_SIDE = 2048
@@ -189,6 +190,13 @@ class RunConfig(BaseModel):
             return TableColumns.model_validate(columns).model_dump(exclude_defaults=True) if columns else {}
         except ValidationError as error:
             raise ValueError(f"{_first(error)}; it takes {', '.join(TableColumns.model_fields)}") from None
+
+    @field_validator("checkpoints", "weights_mirror")
+    @classmethod
+    def _place(cls, place: str) -> str:
+        if place:
+            address(place)
+        return place
 
     @field_validator("ct_window")
     @classmethod

@@ -19,9 +19,8 @@ import yaml
 from kfp import dsl
 from PIL import Image
 
-from radtransfer import artifacts
+from radtransfer import artifacts, storage
 from radtransfer.cache import VARIABLE, cache
-from radtransfer.datasets import storage
 from radtransfer.datasets.fetch import collect, located
 from radtransfer.datasets.phantoms import make_phantoms
 from radtransfer.errors import RadtransferError

@@ -16,7 +16,7 @@ from radtransfer.cli import app
 from radtransfer.config import load
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.pseudonym import VARIABLE
-from radtransfer.preprocess.decode import readable
+from radtransfer.preprocess.dicom import readable
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
 from tests.preprocess.test_decode import dicom

@@ -17,7 +17,9 @@ from hypothesis.extra.numpy import arrays
 from radtransfer import datasets
 from radtransfer.datasets.records import Box
 from radtransfer.preprocess.border import MAX_UNLIKE, MIN_SIDE, TOLERANCE, inside_border
-from radtransfer.preprocess.decode import ImageError, decode, letterbox
+from radtransfer.preprocess.decode import decode
+from radtransfer.preprocess.letterbox import letterbox
+from radtransfer.preprocess.pixels import ImageError
 
 Picture = npt.NDArray[np.uint8]
 

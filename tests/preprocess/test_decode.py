@@ -23,7 +23,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 from radtransfer.artifacts import peak_mib
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import decode as module
-from radtransfer.preprocess.decode import Letterbox, Window, decode, decode_bytes, letterbox
+from radtransfer.preprocess.decode import decode, decode_bytes
+from radtransfer.preprocess.letterbox import Letterbox, letterbox
+from radtransfer.preprocess.pixels import Window
 
 RAMP = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))  # 40 rows, 60 columns
 
@@ -248,7 +250,7 @@ def png(width: int, height: int, pixels: bytes, comment: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + text + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def decode_of(folder: Path, data: bytes) -> module.Decoded:
+def decode_of(folder: Path, data: bytes) -> Decoded:
     path = folder / "x.jpg"
     path.write_bytes(data)
     return decode(path)
@@ -600,7 +602,7 @@ def test_deflated_dicom_is_read_within_bounds(tmp_path: Path, monkeypatch: pytes
     deflated = decode(dicom(tmp_path / "b.dcm", DEEP, DeflatedExplicitVRLittleEndian))
     np.testing.assert_array_equal(plain.pixels, deflated.pixels)
     huge = dicom(tmp_path / "c.dcm", DEEP, DeflatedExplicitVRLittleEndian, PixelData=bytes(100_000_000))
-    monkeypatch.setattr(module, "MAX_BYTES", 10_000_000)
+    monkeypatch.setattr("radtransfer.preprocess.dicom.MAX_BYTES", 10_000_000)
     tracemalloc.start()
     try:
         with pytest.raises(RadtransferError, match=r"c\.dcm: DICOM file that inflates to more than"):
@@ -616,7 +618,7 @@ def test_rle_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     frame = struct.pack("<16I", 1, 64, *[0] * 14) + rows
     path = dicom(tmp_path / "a.dcm", grey, RLELossless, PixelData=encapsulate([frame]))
     np.testing.assert_array_equal(decode(path).pixels, decode(dicom(tmp_path / "b.dcm", grey)).pixels)
-    monkeypatch.setattr(module, "MAX_RLE_BYTES", len(frame) - 1)
+    monkeypatch.setattr("radtransfer.preprocess.dicom.MAX_RLE_BYTES", len(frame) - 1)
     with pytest.raises(RadtransferError, match=r"a\.dcm: \d+ bytes of RLE; at most \d+ are decoded"):
         decode(path)
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radtransfer.preprocess.decode import decode, letterbox
+from radtransfer.preprocess.decode import decode
 from radtransfer.preprocess.ingest import BYTES_PER_WORKER, IMAGES_PER_WORKER, Ingested, Levels, Refused, ingest, shares
+from radtransfer.preprocess.letterbox import letterbox
 from radtransfer.preprocess.scratch import Scratch
 
 

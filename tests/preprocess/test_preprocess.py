@@ -16,7 +16,8 @@ from PIL import ExifTags, Image
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess.decode import decode, letterbox
+from radtransfer.preprocess.decode import decode
+from radtransfer.preprocess.letterbox import letterbox
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
 from tests.preprocess.test_decode import dicom

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from radtransfer.cache import CHECKPOINTS, VARIABLE, held
 from radtransfer.datasets.fetch import UNFINISHED, collect
-from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
+from radtransfer.storage import Bucket
 from radtransfer.training import checkpoints, loop
 from radtransfer.training.checkpoints import KEPT, Checkpoints
 from radtransfer.training.network import Network
@@ -267,7 +267,7 @@ def test_another_machine_goes_on_from_object_storage_that_failed_meanwhile(
     target: Path, uninterrupted: Path, tmp_path: Path, storage: Weed, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("radtransfer.datasets.storage.WAITS", (0.01,))
+    monkeypatch.setattr("radtransfer.storage.WAITS", (0.01,))
     place = "s3://radtransfer/training"
     arguments = ARGUMENTS | {"target_store": target, "checkpoints": place}
     offer, offered = Checkpoints.offer, 0

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from skimage import data
 from timm.data import create_transform, resolve_model_data_config
 
-from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
+from radtransfer.storage import Bucket
 from radtransfer.training import weights
 from radtransfer.training.network import Network
 from tests.weed import KEYS, Weed

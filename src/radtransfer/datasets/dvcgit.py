@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 
 from radtransfer.datasets.roots import DvcRoot, clean
-from radtransfer.datasets.storage import Bucket, Object
 from radtransfer.errors import RadtransferError
+from radtransfer.storage import Bucket, Object
 
 MAX_METADATA = 64 << 20
 """Bytes that a ``.dvc`` file, a ``dvc.lock`` or a configuration may have."""

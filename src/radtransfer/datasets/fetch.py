@@ -26,9 +26,9 @@ from radtransfer.cache import CHECKPOINTS, DATA, DECODED, VARIABLE, cache, held,
 from radtransfer.datasets import dvcgit
 from radtransfer.datasets.dvcgit import File
 from radtransfer.datasets.roots import DvcRoot, S3Root, clean, parse
-from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import track
+from radtransfer.storage import Bucket
 
 UNFINISHED = {DECODED: "decoded images of an unfinished run", CHECKPOINTS: "checkpoints of an unfinished training"}
 _PIN = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

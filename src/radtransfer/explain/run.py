@@ -19,7 +19,9 @@ from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
 from radtransfer.explain import cases, draw, gradcam, superpixels
 from radtransfer.fusion import predictor
-from radtransfer.preprocess.decode import Letterbox, Window, decode, letterbox
+from radtransfer.preprocess.decode import decode
+from radtransfer.preprocess.letterbox import Letterbox, letterbox
+from radtransfer.preprocess.pixels import Window
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
 from radtransfer.training.network import load_network

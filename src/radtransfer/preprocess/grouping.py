@@ -41,7 +41,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from radtransfer.preprocess.decode import Grey, halved
+from radtransfer.preprocess.letterbox import halved
+from radtransfer.preprocess.pixels import Grey
 
 THUMBNAIL = 144
 _COARSE = 48

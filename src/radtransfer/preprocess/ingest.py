@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from radtransfer.preprocess import grouping
-from radtransfer.preprocess.decode import Grey, ImageError, Letterbox, Window, decode_bytes, letterbox, read_bytes
+from radtransfer.preprocess.decode import decode_bytes, read_bytes
+from radtransfer.preprocess.letterbox import Letterbox, letterbox
+from radtransfer.preprocess.pixels import Grey, ImageError, Window
 from radtransfer.preprocess.scratch import Place, Scratch, entry_name
 
 IMAGES_PER_WORKER = 500
@@ -68,7 +70,7 @@ class Ingested:
         sha256: digest of the file.
         pixel_sha256: digest of its decoded pixels.
         box: where the image lies in its square.
-        flags: what was done to decode it, see :class:`~radtransfer.preprocess.decode.Decoded`; ``cropped`` if a border
+        flags: what was done to decode it, see :class:`~radtransfer.preprocess.pixels.Decoded`; ``cropped`` if a border
             was cut away.
         levels: its grey levels.
         descriptor: int8 [2304], see :func:`~radtransfer.preprocess.grouping.descriptor`.
@@ -95,8 +97,8 @@ def ingest(
         paths: image files. Each is read, since its digest says whether it is the one that was decoded before.
         scratch: for squares and thumbnails, of this window and this cropping alone.
         window: see :func:`~radtransfer.preprocess.decode.decode`.
-        crop_border: see :func:`~radtransfer.preprocess.decode.letterbox`. Only the squares depend on it: thumbnails and
-            digests, and so leakage groups, are those of the whole image.
+        crop_border: see :func:`~radtransfer.preprocess.letterbox.letterbox`. Only the squares depend on it:
+            thumbnails and digests, and so leakage groups, are those of the whole image.
 
     Yields:
         for each file, in turn, what is known of it, or why it cannot be used.

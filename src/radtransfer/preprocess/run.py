@@ -17,11 +17,12 @@ from radtransfer.datasets.fetch import located
 from radtransfer.datasets.records import Dataset, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
-from radtransfer.preprocess.decode import Grey, Letterbox, Window
 from radtransfer.preprocess.describe import describe
 from radtransfer.preprocess.ingest import Levels, Refused, ingest
 from radtransfer.preprocess.inherit import Inherited
 from radtransfer.preprocess.inherit import write as write_splits
+from radtransfer.preprocess.letterbox import Letterbox
+from radtransfer.preprocess.pixels import Grey, Window
 from radtransfer.preprocess.scratch import Place, Scratch, resumable
 from radtransfer.preprocess.selection import Asked, Side, select
 from radtransfer.preprocess.split import Splits

@@ -26,8 +26,8 @@ import numpy as np
 
 from radtransfer.cache import DECODED, VARIABLE, cache, discard, held
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess.decode import Grey
 from radtransfer.preprocess.grouping import THUMBNAIL
+from radtransfer.preprocess.pixels import Grey
 from radtransfer.provenance import code_version
 
 _DECODERS = ("numpy", "opencv-python-headless", "pillow", "pydicom")

@@ -21,7 +21,7 @@ from radtransfer.preprocess.split import SPLITS, Splits
 from radtransfer.problems import Rejected
 
 if TYPE_CHECKING:  # it loads pydicom, which those who only read a store do not need
-    from radtransfer.preprocess.decode import Grey
+    from radtransfer.preprocess.pixels import Grey
 
 SCHEMA = pa.schema(
     [

@@ -12,7 +12,9 @@ import numpy as np
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion.predictor import of_bundle
-from radtransfer.preprocess.decode import Window, decode, letterbox
+from radtransfer.preprocess.decode import decode
+from radtransfer.preprocess.letterbox import letterbox
+from radtransfer.preprocess.pixels import Window
 from radtransfer.training.runtime import settle
 
 CHUNK = 64  # images held in memory at once

@@ -30,10 +30,9 @@ from torch import Tensor
 
 from radtransfer.artifacts import file_sha256
 from radtransfer.cache import CHECKPOINTS, cache, discard, held
-from radtransfer.datasets.roots import DvcRoot, S3Root, parse
-from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
 from radtransfer.provenance import code_version
+from radtransfer.storage import Bucket, address
 
 KEPT = 2
 MINUTES = 5.0
@@ -171,29 +170,27 @@ def kept(identity: Mapping[str, Any], place: str) -> Iterator[Callable[[str], Ch
     """
     versions = [code_version(), *map(metadata.version, ("torch", "timm"))]
     key = hashlib.sha256(json.dumps([versions, identity], sort_keys=True).encode()).hexdigest()[:32]
-    root = parse(place) if place else None
-    if isinstance(root, DvcRoot):
-        raise RadtransferError(f"checkpoints: {place}: expected a folder or s3://BUCKET/PREFIX")
-    bucket = Bucket(root.bucket) if isinstance(root, S3Root) else None
+    where = address(place) if place else None
     phases: list[Checkpoints] = []
     ending = threading.Event()
     with _sigterm_sets(ending), ExitStack() as stack:
-        folder = None if isinstance(root, S3Root) else _held(stack, root, key)
-        place_for_files = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoints-")))
+        held_folder = None if isinstance(where, tuple) else _held(stack, where, key)
+        folder = held_folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoints-")))
 
         def of(phase: str) -> Checkpoints:
-            (place_for_files / phase).mkdir(exist_ok=True)
+            (folder / phase).mkdir(exist_ok=True)
             remote = None
-            if bucket and isinstance(root, S3Root):
-                remote = bucket, "/".join(filter(None, (root.prefix, key, phase))) + "/"
-            phases.append(Checkpoints(place_for_files / phase, remote, ending))
+            if isinstance(where, tuple):
+                bucket, prefix = where
+                remote = Bucket(bucket), "/".join(filter(None, (prefix, key, phase))) + "/"
+            phases.append(Checkpoints(folder / phase, remote, ending))
             return phases[-1]
 
         yield of
         for each in phases:
             each.remove()
-    if folder:
-        discard(folder)
+    if held_folder:
+        discard(held_folder)
 
 
 def _held(stack: ExitStack, root: Path | None, key: str) -> Path | None:

@@ -22,9 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from radtransfer.artifacts import file_sha256
-from radtransfer.datasets.roots import DvcRoot, parse
-from radtransfer.datasets.storage import Bucket
 from radtransfer.errors import RadtransferError
+from radtransfer.storage import Bucket, address
 from radtransfer.training.network import Network, check_backbones
 
 PYPI_PACKAGES = {
@@ -91,15 +90,13 @@ def check_available(backbones: Sequence[str], mirror: str = "") -> None:
 
 
 def _from_mirror(backbone: str, mirror: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    root = parse(mirror)
-    if isinstance(root, DvcRoot):
-        raise RadtransferError(f"weights_mirror: {mirror}: expected a folder or s3://BUCKET/PREFIX")
-    if isinstance(root, Path):
-        return _read_mirror(backbone, root, mirror)
-    bucket = Bucket(root.bucket)
+    where = address(mirror)
+    if isinstance(where, Path):
+        return _read_mirror(backbone, where, mirror)
+    bucket, prefix = where
     with tempfile.TemporaryDirectory(prefix="radtransfer-weights-") as folder:
         for name in (SUMS, f"{backbone}.safetensors"):
-            bucket.get("/".join(filter(None, (root.prefix, name))), Path(folder) / name)
+            Bucket(bucket).get("/".join(filter(None, (prefix, name))), Path(folder) / name)
         return _read_mirror(backbone, Path(folder), mirror)
 
 

@@ -21,6 +21,7 @@ WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 BLOCK = 1 << 20
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[^/#?]+)*)/?")
 T = TypeVar("T")
 
 
@@ -39,6 +40,20 @@ class Object:
     size: int
     etag: str | None = None
     md5: str | None = None
+
+
+def address(text: str) -> Path | tuple[str, str]:
+    """What a text names: a folder; or, of the form s3://BUCKET/PREFIX, a bucket and a prefix without its last slash.
+
+    Raises:
+        ValueError: neither.
+    """
+    if "://" not in text:
+        return Path(text).absolute()
+    found = _ADDRESS.fullmatch(text)
+    if not found:
+        raise ValueError(f"{text!r}: expected a folder, or s3://BUCKET/PREFIX with the credentials in the environment")
+    return found[1], found[2].removeprefix("/")
 
 
 class Bucket:
@@ -254,7 +269,8 @@ class Bucket:
 
 def _refusal(status: int, error: Exception) -> str:
     reasons = {
-        403: "access denied; give the credentials in the environment or the service account the right to list and read",
+        403: "access denied; give the credentials in the environment or the service account the right to list and "
+        "read, and for checkpoints to write",
         404: "no such bucket or object; look at its name, or push it there (dvc push)",
         412: "was changed while it was fetched; start again",
     }

@@ -19,7 +19,7 @@ from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.preprocess.dicom import readable
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
-from tests.preprocess.test_decode import dicom
+from tests.preprocess.test_dicom import dicom
 
 TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
 

@@ -22,7 +22,7 @@ from radtransfer.cache import VARIABLE as CACHE
 from radtransfer.datasets.phantoms import draw, make_phantoms
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.preprocess.store import Store
-from tests.preprocess.test_decode import dicom
+from tests.preprocess.test_dicom import dicom
 
 PHANTOMS = """
 name: n

@@ -20,7 +20,7 @@ from radtransfer.preprocess.decode import decode
 from radtransfer.preprocess.letterbox import letterbox
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
-from tests.preprocess.test_decode import dicom
+from tests.preprocess.test_dicom import dicom
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from radtransfer.preprocess.store import Store
 from radtransfer.registry.bundle import enter, register
 from radtransfer.registry.predict import predict
 from tests.conftest import Chain
-from tests.preprocess.test_decode import dicom
+from tests.preprocess.test_dicom import dicom
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -194,8 +194,10 @@ class RunConfig(BaseModel):
     @field_validator("checkpoints", "weights_mirror")
     @classmethod
     def _place(cls, place: str) -> str:
-        if place:
+        try:
             address(place)
+        except RadtransferError as error:
+            raise ValueError(str(error)) from None
         return place
 
     @field_validator("ct_window")

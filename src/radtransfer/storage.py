@@ -46,13 +46,15 @@ def address(text: str) -> Path | tuple[str, str]:
     """What a text names: a folder; or, of the form s3://BUCKET/PREFIX, a bucket and a prefix without its last slash.
 
     Raises:
-        ValueError: neither.
+        RadtransferError: neither.
     """
     if "://" not in text:
         return Path(text).absolute()
     found = _ADDRESS.fullmatch(text)
     if not found:
-        raise ValueError(f"{text!r}: expected a folder, or s3://BUCKET/PREFIX with the credentials in the environment")
+        raise RadtransferError(
+            f"{text!r}: expected a folder, or s3://BUCKET/PREFIX with the credentials in the environment"
+        )
     return found[1], found[2].removeprefix("/")
 
 

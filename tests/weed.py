@@ -55,7 +55,8 @@ class Weed:
         options = [f"-{name}{end}" for name in names for end in ("", ".grpc")]
         command = [str(WEED), "server", "-dir", str(self.folder / "data"), "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1"]
         command += ["-filer", "-s3", "-s3.config", str(self.folder / "s3.json"), "-master.volumeSizeLimitMB", "64"]
-        command += ["-volume.max", "20"]
+        # These have ports of their own, the same for every server: 0 leaves them out.
+        command += ["-volume.max", "20", "-s3.port.iceberg", "0", "-s3.port.lance", "0"]
         command += [f"{option}={port}" for option, port in zip(options, self.ports, strict=True)]
         with (self.folder / "log").open("ab") as log:
             environment = os.environ | {"TMPDIR": str(self.folder)}

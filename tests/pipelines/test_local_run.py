@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,12 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from kfp.local import graph_utils
 
 from radtransfer_pipelines.local import overhead
+from radtransfer_pipelines.runner import in_one_order
 
 if TYPE_CHECKING:
     from conftest import FakeRun
@@ -32,6 +36,16 @@ EXPECTED = Counter(
     + [f"classify {s}" for s in SOURCES]
     + ["report 9 3 ['b2', 'b1', 'b3'] 7 0.0005"]
 )
+
+
+def test_tasks_come_in_one_order_in_whichever_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_utils, "build_dependency_map", graph_utils.build_dependency_map)
+    in_one_order()
+    needs = {"preprocess": [], "evaluate": ["classify", "classify-2"]}
+    needs |= {name: ["preprocess"] for name in ("classify-2", "classify")}
+    tasks = [(name, SimpleNamespace(dependent_tasks=needed)) for name, needed in needs.items()]
+    orders = [graph_utils.topological_sort_tasks(dict(order)) for order in itertools.permutations(tasks)]
+    assert all(order[::-1] == ["preprocess", "classify", "classify-2", "evaluate"] for order in orders)
 
 
 def until(condition: Callable[[], bool], seconds: float = 120) -> None:

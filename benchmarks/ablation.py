@@ -1,9 +1,11 @@
 """What moves the validation score: one network trained under settings that differ from the configuration in one thing.
 
-    python benchmarks/ablation.py --config FILE --data-root DIR [--backbone NAME] [--folds 4] --vary key=value ...
+    python benchmarks/ablation.py --config FILE --data-root DIR [--tl-source imagenet] [--backbone NAME] [--folds 4]
+        --vary key=value ...
 
-``key`` is an entry of the configuration (``input_size``, ``finetune_epochs``, ``learning_rate``, ...), a constant of
-the recipe (``loop.EMA_DECAY``, ``schedule.GROWTH``, ``augment.NOISE``, ...), or ``share`` (of the training images'
+``key`` is an entry of the configuration (``input_size``, ``finetune_epochs``, ``layer_decay``; with ``--tl-source
+in_domain`` also ``pretrain_task``, ``in_domain_init``, ...), a constant of the recipe (``loop.EMA_DECAY``,
+``schedule.GROWTH``, ``augment.NOISE``, ``objective.BOX_WEIGHT``, ...), or ``share`` (of the training images'
 leakage groups that is learnt from, 0 to 1); ``value`` is YAML. The images of the train and validation splits are cut
 into grouped, stratified folds; each is scored by a network trained on the others. Prints the AUROC over all folds (of
 ranks within their fold, since networks differ in level), its difference to the configuration as it stands and the
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,7 +33,7 @@ import yaml
 from scipy.stats import rankdata
 from sklearn.model_selection import StratifiedGroupKFold
 
-from radtransfer.config import RunConfig, load
+from radtransfer.config import TL_SOURCES, RunConfig, load
 from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.intervals import Measured, measure, resample
 from radtransfer.preprocess.run import preprocess
@@ -42,6 +44,8 @@ from radtransfer.training.weights import check_available
 REPLICATES = 2000
 BASE = "as configured"
 SHARE = "share"
+RECIPE = {"batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"}
+RECIPE |= {"weights_mirror", "seed", "threads"}
 
 
 def folds(store: Store, count: int) -> Iterator[dict[str, np.ndarray]]:
@@ -65,31 +69,61 @@ def dealt(rows: dict[str, np.ndarray], share: float) -> Callable[..., np.ndarray
 
 
 def trained(
-    config: RunConfig, backbone: str, store: Path, rows: dict[str, np.ndarray], constants: dict[str, Any], out: Path
+    given: argparse.Namespace,
+    config: RunConfig,
+    store: Path,
+    rows: dict[str, np.ndarray],
+    constants: dict[str, Any],
+    out: Path,
+    related: Path | None,
 ) -> np.ndarray:
-    """Ranks (0 to 1) of the held-out images by a network fine-tuned from ImageNet weights."""
-    from radtransfer.training import augment, loop, schedule
+    """Ranks (0 to 1) of the held-out images by a fine-tuned network."""
     from radtransfer.training.inference import infer
     from radtransfer.training.network import load_network
     from radtransfer.training.steps import finetune
 
-    modules = {"loop": loop, "schedule": schedule, "augment": augment}
-    recipe = config.model_dump(
-        include={"batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"}
-    )
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(Store, "rows", dealt(rows, constants.get(SHARE, 1))))
-        for name, value in constants.items():
-            if name == SHARE:
-                continue
-            module, _, constant = name.partition(".")
-            stack.enter_context(mock.patch.object(modules[module], constant, value))
+    with set_to(constants), mock.patch.object(Store, "rows", dealt(rows, constants.get(SHARE, 1))):
         finetune(
-            target_store=store, backbone=backbone, tl_source="imagenet", pretrained=None, epochs=config.finetune_epochs,
-            checkpoints=str(out.parent), out=out, **recipe,
+            target_store=store, backbone=given.backbone, tl_source=given.tl_source, pretrained=related,
+            epochs=config.finetune_epochs, checkpoints=str(out.parent), out=out, **config.model_dump(include=RECIPE),
         )  # fmt: skip
     _, logits = infer(load_network(out), Store.open(store).images[rows["validation"]])
     return np.asarray(rankdata(logits) / len(logits))
+
+
+def pretrained(
+    given: argparse.Namespace, config: RunConfig, store: Path, constants: dict[str, Any], known: dict[str, Path]
+) -> Path | None:
+    """The model that the in-domain ones start from, made once for settings that make no difference to it."""
+    from radtransfer.training.steps import pretrain
+
+    if given.tl_source != "in_domain":
+        return None
+    asked = config.model_dump(include=RECIPE | {"in_domain_init", "pretrain_epochs", "pretrain_task", "pretrain_boxes"})
+    key = json.dumps([str(store), asked, constants], sort_keys=True)
+    if key not in known:
+        known[key] = store.parent / f"pretrained-{len(known)}"
+        with set_to(constants):
+            pretrain(
+                source_store=store, backbone=given.backbone, init=config.in_domain_init, task=config.pretrain_task,
+                boxes=config.pretrain_boxes, epochs=config.pretrain_epochs, checkpoints=str(store.parent),
+                out=known[key], **config.model_dump(include=RECIPE),
+            )  # fmt: skip
+    return known[key]
+
+
+@contextmanager
+def set_to(constants: dict[str, Any]) -> Iterator[None]:
+    """With these constants of the recipe, which are named after their modules."""
+    from radtransfer.training import augment, loop, objective, schedule
+
+    modules = {"loop": loop, "schedule": schedule, "augment": augment, "objective": objective}
+    with ExitStack() as stack:
+        for name, value in constants.items():
+            module, _, constant = name.partition(".")
+            if name != SHARE:
+                stack.enter_context(mock.patch.object(modules[module], constant, value))
+        yield
 
 
 def main() -> None:
@@ -97,22 +131,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--tl-source", choices=TL_SOURCES, default="imagenet")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--vary", action="append", default=[], metavar="key=value")
     given = parser.parse_args()
     config = load(given.config)
     check_backbones([given.backbone])
-    check_available([given.backbone], config.weights_mirror)
+    if given.tl_source != "scratch":
+        check_available([given.backbone], config.weights_mirror)
     variants: dict[str, tuple[RunConfig, dict[str, Any]]] = {BASE: (config, {})}
     for text in given.vary:
         key, _, value = text.partition("=")
-        constant = key == SHARE or key.startswith(("loop.", "schedule.", "augment."))
+        constant = key == SHARE or key.startswith(("loop.", "schedule.", "augment.", "objective."))
         variants[text] = (config, {key: yaml.safe_load(value)}) if constant else (load(given.config, [text]), {})
     with tempfile.TemporaryDirectory(prefix="radtransfer-ablation-") as folder:
         measured: dict[str, Measured] = {}
         images: dict[str, list[str]] = {}
         stores: dict[str, Path] = {}
+        models: dict[str, Path] = {}
         for number, (name, (settings, constants)) in enumerate(variants.items()):
             started = time.monotonic()
             data = settings.model_dump(
@@ -131,9 +168,10 @@ def main() -> None:
             ids = scored["image_id"].tolist()
             if ids != images.setdefault(BASE, ids):
                 sys.exit(f"{name}: validates on other images; what moves the split cannot be compared")
+            related = pretrained(given, settings, Path(f"{store}.source"), constants, models)
             scores = np.concatenate(
                 [
-                    trained(settings, given.backbone, store, rows, constants, Path(folder) / f"model-{number}-{fold}")
+                    trained(given, settings, store, rows, constants, Path(folder) / f"model-{number}-{fold}", related)
                     for fold, rows in enumerate(cut)
                 ]
             )
@@ -146,7 +184,8 @@ def main() -> None:
                 difference = compare(name, BASE, "auroc", measured, "ablation")
                 line += f", {difference.difference:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
             print(f"{line}, {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{given.backbone}, {given.config.name}, {len(labels)} images in {given.folds} folds, {os.cpu_count()} cores")
+    what = f"{given.tl_source}, {given.backbone}, {given.config.name}"
+    print(f"{what}, {len(labels)} images in {given.folds} folds, {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

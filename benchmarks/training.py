@@ -104,7 +104,7 @@ def main() -> None:
             order = np.random.default_rng(0).permutation(given.images)
             for step in range(steps):
                 batch = torch.from_numpy(store[np.sort(order[step * size : (step + 1) * size])]).to(device())
-                learn(network(augment(batch, generator)), target)
+                learn(network(augment(batch, generator)[0]), target)
             return steps * size
 
         def bare() -> int:

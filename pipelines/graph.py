@@ -100,7 +100,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     data += ["source_layout", "source_path", "source_parts", "source_table"]
     data += ["image_size", "ct_window", "crop_border", "on_problem", "max_images"]
     data += ["test_fraction", "test_fold", "validation_fraction", "previous_splits", "seed", "data_version"]
-    recipe = ["batch_size", "learning_rate", "weight_decay", "input_size"]
+    recipe = ["batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"]
     recipe += ["weights_mirror", "seed", "threads", "checkpoints"]
     stores = placed(preprocess.preprocess(**take(*data)), "preprocess")
     target_store, source_store = stores.outputs["target_store"], stores.outputs["source_store"]
@@ -115,8 +115,11 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
                     source_store=source_store,
                     backbone=backbone,
                     init=p["in_domain_init"],
+                    task=p["pretrain_task"],
+                    boxes=p["pretrain_boxes"],
                     epochs=p["pretrain_epochs"],
-                    **take(*recipe, "pretrained_models"),
+                    recipe={name: p[name] for name in recipe},
+                    **take("pretrained_models"),
                 )
                 given["pretrained"] = placed(related, "pretrain", looped=True).outputs["model"]
             tuned = finetune.finetune(
@@ -124,7 +127,8 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
                 backbone=backbone,
                 tl_source=tl_source,
                 epochs=p["finetune_epochs"],
-                **take(*recipe, "refit"),
+                recipe={name: p[name] for name in recipe},
+                **take("refit"),
                 **given,
             )
             model = placed(tuned, "finetune", looped=True).outputs["model"]

@@ -179,7 +179,8 @@ def _request(config: RunConfig, place: Located, registry: Path | None) -> tuple[
         identity["previous_splits_sha256"] = file_sha256(place.root / config.previous_splits)
     if config.pretrained_models:
         folder = Path(config.pretrained_models)
-        models = {name: find(folder, name, config.in_domain_init) for name in config.backbones}
+        asked = config.in_domain_init, config.pretrain_task
+        models = {name: find(folder, name, *asked, boxes=config.pretrain_boxes) for name in config.backbones}
         identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}
     request = {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
     return request, [min(len(side.records), config.max_images or len(side.records)) for side in sides]

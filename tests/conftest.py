@@ -91,7 +91,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         source_out=run.source_store,
     )
     recipe: dict[str, Any] = {
-        "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.01, "input_size": 64,
+        "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.01, "input_size": 64, "layer_decay": 1.0,
+        "freeze_epochs": 0, "patience": 0,
         "weights_mirror": str(_mirror(root / "mirror")), "seed": SEED, "threads": 1,
         "checkpoints": "",
     }  # fmt: skip

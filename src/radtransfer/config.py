@@ -156,6 +156,12 @@ class RunConfig(BaseModel):
         "its source images must be this run's too; empty: pre-train",
     )
     pretrain_epochs: int = Field(default=5, ge=1, description="passes over the source images")
+    pretrain_task: Literal["abnormality", "body_part", "both"] = Field(
+        default="abnormality", description="what pre-training learns to tell: what is abnormal, the body part, or both"
+    )
+    pretrain_boxes: bool = Field(
+        default=False, description="let pre-training learn from the lesion boxes of the source too: where lesions are"
+    )
     finetune_epochs: int = Field(default=8, ge=1, description="passes over the target's training images")
     refit: bool = Field(
         default=False,
@@ -165,6 +171,24 @@ class RunConfig(BaseModel):
     batch_size: int = Field(default=16, ge=2, description="images per training step")
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=0.02, ge=0, description="decoupled weight decay of AdamW")
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="rate of each layer as a share of the next one's, so that early layers change least; 1: one rate "
+        "for all, as always from scratch",
+    )
+    freeze_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="first epochs in which only the head learns (not from scratch, where nothing is known yet)",
+    )
+    patience: int = Field(
+        default=5,
+        ge=0,
+        description="end a training after so many epochs, at the full input size, without a better validation AUROC; "
+        "0: never",
+    )
 
     cv_folds: int = Field(default=5, ge=2, le=20, description="folds of the grouped cross-validation of classifiers")
     bootstrap: int = Field(default=2000, ge=100, description="bootstrap replicates behind every interval")

@@ -16,6 +16,7 @@ from kfp import dsl
 
 import radtransfer_components
 from radtransfer.artifacts import write_json
+from radtransfer.errors import RadtransferError
 from radtransfer_components import support
 from radtransfer_pipelines.resources import RESOURCES
 
@@ -90,12 +91,23 @@ def test_each_step_has_one_thin_component() -> None:
         assert function.__doc__ and "code_version" in inspect.signature(function).parameters
 
 
+def test_settings_come_out_of_a_mapping_as_what_they_are() -> None:
+    asked = {"batch_size": 8.0, "seed": "3", "learning_rate": "0.001", "checkpoints": "s3://b/p"}
+    found = support.settings(asked)
+    assert found == {"batch_size": 8, "seed": 3, "learning_rate": 0.001, "checkpoints": "s3://b/p"}
+    assert type(found["batch_size"]) is int
+    for wrong in ({"batch_size": 8.5}, {"strange": 1}, {"seed": "three"}):
+        with pytest.raises(RadtransferError, match=f"pipeline parameter {next(iter(wrong))}"):
+            support.settings(wrong)
+
+
 def test_components_hand_on_what_they_were_given(
     library: list[str], make: Callable[..., Any], tmp_path: Path, fakes: ModuleType
 ) -> None:
     """The whole chain by hand, with one backbone."""
-    recipe = {"epochs": 1, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "input_size": 0}
-    recipe |= {"weights_mirror": "", "seed": 3, "threads": 1, "checkpoints": "", "code_version": ""}
+    recipe = {"batch_size": "2", "learning_rate": 1e-3, "weight_decay": 0.0, "input_size": 0.0, "layer_decay": 1.0}
+    recipe |= {"freeze_epochs": 0, "patience": 0, "weights_mirror": "", "seed": "3", "threads": 1, "checkpoints": ""}
+    trained = {"recipe": recipe, "epochs": 1, "code_version": ""}
     target, source = make(dsl.Dataset, "target"), make(dsl.Dataset, "source")
     page = make(dsl.HTML, "data")
     component("preprocess")(
@@ -108,14 +120,15 @@ def test_components_hand_on_what_they_were_given(
     assert "&lt;hand&gt;" in Path(page.path).read_text() and "<hand>" not in Path(page.path).read_text()
     related = make(dsl.Model, "related")
     component("pretrain")(
-        source_store=source, backbone="b", init="imagenet", pretrained_models="", model=related, **recipe
-    )
+        source_store=source, backbone="b", init="imagenet", task="both", boxes=True, pretrained_models="",
+        model=related, **trained,
+    )  # fmt: skip
     models, classifiers = {}, {}
     for tl_source in SOURCES:
         model = make(dsl.Model, f"model-{tl_source}")
         given = {"pretrained": related} if tl_source == "in_domain" else {}
         component("finetune")(
-            target_store=target, backbone="b", tl_source=tl_source, refit=True, model=model, **given, **recipe
+            target_store=target, backbone="b", tl_source=tl_source, refit=True, model=model, **given, **trained
         )
         assert model.metadata["tl_source"] == tl_source
         features, fused = make(dsl.Artifact, f"features-{tl_source}"), make(dsl.Artifact, f"fused-{tl_source}")

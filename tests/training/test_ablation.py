@@ -28,9 +28,9 @@ def test_settings_are_compared_on_the_same_images(
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
-    def ablation(*vary: str) -> list[str]:
+    def ablation(*vary: str, tl_source: str = "imagenet") -> list[str]:
         arguments = ["--config", str(tmp_path / "config.yaml"), "--data-root", str(chain.data_root)]
-        arguments += ["--backbone", "test_efficientnet", "--folds", "2"]
+        arguments += ["--backbone", "test_efficientnet", "--folds", "2", "--tl-source", tl_source]
         arguments += [part for text in vary for part in ("--vary", text)]
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
         runpy.run_path(str(SCRIPT), run_name="__main__")
@@ -43,6 +43,9 @@ def test_settings_are_compared_on_the_same_images(
     assert all(", +0.000 (+0.000 to +0.000), " in line for line in (same, all_of_it))
     assert all(", +0.000 (+0.000 to +0.000), " not in line for line in (constant, entry, fewer))
     assert "images in 2 folds" in last
+
+    _, same, task, _ = ablation("share=1", "pretrain_task=body_part", tl_source="in_domain")
+    assert ", +0.000 (+0.000 to +0.000), " in same and ", +0.000 (+0.000 to +0.000), " not in task
 
     with pytest.raises(SystemExit, match="seed=1: validates on other images"):
         ablation("seed=1")

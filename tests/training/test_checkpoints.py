@@ -23,6 +23,7 @@ from radtransfer.storage import Bucket
 from radtransfer.training import checkpoints, loop
 from radtransfer.training.checkpoints import KEPT, Checkpoints
 from radtransfer.training.network import Network
+from radtransfer.training.objective import Objective
 from radtransfer.training.steps import finetune
 from tests.training.test_steps import RECIPE, write_store
 from tests.weed import KEYS, Weed
@@ -175,7 +176,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_training(
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(target: Path, tmp_path: Path) -> None:
     arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
-    real, calls = loop._loss, 0
+    real, calls = Objective.loss, 0
 
     def loss(*given: Any) -> torch.Tensor:
         nonlocal calls
@@ -183,7 +184,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(target: Pa
         return real(*given) * (float("nan") if calls == 3 else 1)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "_loss", loss)
+        patched.setattr(Objective, "loss", loss)
         with pytest.raises(RadtransferError, match="the loss is nan in step 3; set a lower learning_rate"):
             finetune(out=tmp_path / "model", **arguments)
     assert [int(name[:8]) for name in names(tmp_path / "left")] == [1, 2]

@@ -31,6 +31,9 @@ RECIPE: dict[str, Any] = {
     "batch_size": 8,
     "learning_rate": 3e-3,
     "weight_decay": 0.01,
+    "layer_decay": 1.0,
+    "freeze_epochs": 0,
+    "patience": 0,
     "input_size": SIDE,
     "weights_mirror": "",
     "seed": 0,
@@ -119,7 +122,8 @@ def test_only_epochs_at_the_full_size_are_kept(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("radtransfer.training.schedule.SMALLEST", 16)
     network = Network("test_resnet", 64)
     sizes: list[int] = []
-    network.register_forward_pre_hook(lambda module, _: sizes.append(module.input_size))
+    prepare = Network.prepare
+    monkeypatch.setattr(Network, "prepare", lambda self, images: sizes.append(self.input_size) or prepare(self, images))
     outcome = train(
         network,
         Store.open(write_store(tmp_path / "store", "target")),

@@ -29,6 +29,11 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training image
 BatchSize = Annotated[int, typer.Option(min=2, help="Images per training step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW.")]
 WeightDecay = Annotated[float, typer.Option(min=0, help="Decoupled weight decay of AdamW.")]
+LayerDecay = Annotated[
+    float, typer.Option(min=0, max=1, help="Rate of each layer as a share of the next one's; 1: one for all.")
+]
+FreezeEpochs = Annotated[int, typer.Option(min=0, help="First epochs in which only the head learns.")]
+Patience = Annotated[int, typer.Option(min=0, help="Epochs without a better one that end the training; 0: never.")]
 InputSize = Annotated[int, typer.Option(min=0, help="Side fed to the network, px; 0: its own.")]
 Mirror = Annotated[
     str,

@@ -19,7 +19,9 @@ ERASE_PROBABILITY = 0.25
 ERASE_SIDE = (0.08, 0.25)
 
 
-def augment(images: Tensor, generator: torch.Generator, *, flip: bool = True) -> Tensor:
+def augment(
+    images: Tensor, generator: torch.Generator, masks: Tensor | None = None, *, flip: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Randomly rotate, scale, shift, mirror, change exposure, add noise and blot out a square.
 
     Mirroring left to right turns a left hand into a right one, which is as good a hand; upside down is not.
@@ -27,10 +29,11 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool = True) ->
     Args:
         images: uint8 [B, S, S].
         generator: on the CPU; the only source of randomness, so that a batch depends on nothing else.
+        masks: uint8 [B, S, S] of regions of the images, which move with them.
         flip: mirror half of the images left to right.
 
     Returns:
-        float32 [B, S, S] in 0..255, on the device of ``images``.
+        Images and masks, float32 [B, S, S] in 0..255, on the device of ``images``.
     """
     batch, side = images.shape[0], images.shape[-1]
     place = images.device
@@ -52,7 +55,11 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool = True) ->
     ]
     theta = torch.stack(rows, dim=1).view(batch, 2, 3).to(place)
     grid = functional.affine_grid(theta, [batch, 1, side, side], align_corners=False)
-    x = functional.grid_sample(images.unsqueeze(1).float() / 255, grid, padding_mode="zeros", align_corners=False)
+
+    def moved(pixels: Tensor) -> Tensor:
+        return functional.grid_sample(pixels.unsqueeze(1), grid, padding_mode="zeros", align_corners=False)
+
+    x = moved(images.float() / 255)
 
     def per_image(values: Tensor) -> Tensor:
         return values.view(batch, 1, 1, 1).to(place)
@@ -61,7 +68,7 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool = True) ->
     x = x * per_image(torch.exp(uniform(-CONTRAST, CONTRAST))) + per_image(uniform(-BRIGHTNESS, BRIGHTNESS))
     x = x + per_image(uniform(0, NOISE)) * torch.randn(x.shape, generator=generator).to(place)
     x = _erase(x.clamp(0, 1), uniform(0, 1), uniform(*ERASE_SIDE), uniform(0, 1), uniform(0, 1))
-    return x.squeeze(1) * 255
+    return x.squeeze(1) * 255, None if masks is None else moved(masks.float()).squeeze(1)
 
 
 def _erase(x: Tensor, chance: Tensor, size: Tensor, left: Tensor, top: Tensor) -> Tensor:

@@ -11,22 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.nn import functional
 
 from radtransfer.errors import RadtransferError
-from radtransfer.evaluation import metrics
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import console, track
-from radtransfer.training.augment import augment
 from radtransfer.training.checkpoints import Checkpoints
-from radtransfer.training.inference import infer
 from radtransfer.training.network import Network
+from radtransfer.training.objective import Objective, Task
 from radtransfer.training.runtime import device, random_state, set_random_state
 from radtransfer.training.schedule import rate, side
 
 HEAD_RATE = 2.0
-LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.98
 CLIP_NORM = 5.0
 
@@ -40,6 +37,9 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     seed: int
+    layer_decay: float = 1.0
+    freeze_epochs: int = 0
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Training:
 
         Args:
             loss: mean over a batch, with its graph.
-            share: of the peak rates.
+        share: of the peak rates.
         """
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * share
@@ -93,6 +93,11 @@ class Training:
         _follow(self.average, self.network, self.steps)
         self.losses += loss.item()
         self.steps += 1
+
+    def tired(self, patience: int) -> bool:
+        """Whether so many epochs at the full input size (0: any number) have brought nothing better than the best."""
+        later = [row for row in self.history if row["epoch"] > self.best_epoch > 0]
+        return 0 < patience <= len(later)
 
     def state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
         """See :class:`radtransfer.training.checkpoints.Resumable`."""
@@ -134,14 +139,22 @@ class Training:
         set_random_state(parts["random"])
 
 
-def train(network: Network, store: Store, recipe: Recipe, what: str, checkpoints: Checkpoints) -> Outcome:
+def train(
+    network: Network,
+    store: Store,
+    recipe: Recipe,
+    what: str,
+    checkpoints: Checkpoints,
+    task: Task = "abnormality",
+    *,
+    boxes: bool = False,
+) -> Outcome:
     """Train a network in place and leave it with the weights of its best epoch on the validation split.
 
-    AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay, cross-entropy on softened labels weighted
-    against class imbalance, and an exponential moving average of the weights, which is what is validated and kept.
-    The first epochs see smaller images (:func:`radtransfer.training.schedule.side`); only epochs at the network's own
-    input size can be the best.
-    Only the train and validation splits of ``store`` are read.
+    AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay, the loss of
+    :class:`radtransfer.training.objective.Objective`, and an exponential moving average of the weights, which is what
+    is validated and kept. The first epochs see smaller images (:func:`radtransfer.training.schedule.side`); only epochs
+    at the network's own input size can be the best. Only the train and validation splits of ``store`` are read.
 
     Args:
         network: on any device; moved to this process's.
@@ -149,20 +162,19 @@ def train(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
         recipe: budget and rates.
         what: shown with the progress.
         checkpoints: of this training; it goes on after the newest.
+        task, boxes: what is learnt, see :class:`radtransfer.training.objective.Objective`.
 
     Raises:
-        RadtransferError: the loss is no longer a number.
+        RadtransferError: the loss is no longer a number, or the store has not what is to be learnt.
     """
     rows, held_out = store.rows("train"), store.rows("validation")
-    labels = store.manifest["label"].to_numpy(np.float32)
-    class_weight = _class_weight(labels[rows])
+    objective = Objective(store, rows, task, boxes=boxes)
+    objective.attach(network)
     full = network.input_size
     training = Training(network, recipe)
     checkpoints.resume(training)
-    for epoch in _epochs(training, store, rows, recipe, what, checkpoints, recipe.epochs):
-        _, logits = infer(training.average, store.images[held_out], what=f"{what} validate")
-        auroc = _auroc(labels[held_out], logits)
-        validation_loss = _loss(torch.from_numpy(logits), torch.from_numpy(labels[held_out]), class_weight).item()
+    for epoch in _epochs(training, objective, rows, recipe, what, checkpoints, recipe.epochs):
+        auroc, validation_loss = objective.validate(training.average, held_out, f"{what} validate")
         training.history.append(
             {
                 "epoch": epoch.number,
@@ -207,7 +219,7 @@ def refit(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
     checkpoints.resume(training)
     full = network.input_size
     rows = store.rows("train", "validation")
-    for epoch in _epochs(training, store, rows, recipe, what, checkpoints, last_epoch):
+    for epoch in _epochs(training, Objective(store, rows), rows, recipe, what, checkpoints, last_epoch):
         console.print(f"{what}: epoch {epoch.number}/{last_epoch}", highlight=False, soft_wrap=True)
     network.load_state_dict(training.average.state_dict())
     network.input_size = full
@@ -225,20 +237,18 @@ class _Epoch:
 
 def _epochs(
     training: Training,
-    store: Store,
+    objective: Objective,
     rows: NDArray[np.intp],
     recipe: Recipe,
     what: str,
     checkpoints: Checkpoints,
     last: int,
 ) -> Iterator[_Epoch]:
-    """Train on these rows of the store from where it is, and stop after every epoch for the caller to look at it."""
+    """Train on these rows from where it is, and stop after every epoch for the caller to look at it."""
     network, average, generator = training.network, training.average, training.generator
-    labels = store.manifest["label"].to_numpy(np.float32)
-    class_weight = _class_weight(labels[rows]).to(device())
     size, per_epoch = min(recipe.batch_size, len(rows)), steps_per_epoch(rows, recipe)
     full = network.input_size
-    while training.steps < last * per_epoch:
+    while training.steps < last * per_epoch and not training.tired(recipe.patience):
         number = training.steps // per_epoch + 1
         network.input_size = average.input_size = side(number, recipe.epochs, full) if network.resizable else full
         started = torch.Generator().manual_seed(recipe.seed * 100_003 + number)
@@ -246,13 +256,12 @@ def _epochs(
         begun = training.steps % per_epoch
         if not begun:
             generator.set_state(started.get_state())
-        network.train()
+        network.train_from(head_only=number <= recipe.freeze_epochs)
         for step in track(range(begun, per_epoch), f"{what} epoch {number}/{recipe.epochs}", per_epoch - begun):
             batch = np.sort(order[step * size : (step + 1) * size])
-            images = torch.from_numpy(store.images[batch]).to(device())
-            target = torch.from_numpy(labels[batch]).to(device())
-            loss = _loss(network(augment(images, generator)), target, class_weight)
-            training.learn(loss, rate(training.steps, recipe.epochs * per_epoch))
+            loss = objective.loss(network, batch, generator)
+            share = rate(training.steps, recipe.epochs * per_epoch)
+            training.learn(loss, share)
             if not math.isfinite(training.losses):
                 raise RadtransferError(
                     f"{what}: the loss is {loss.item()} in step {training.steps}; set a lower learning_rate (it is "
@@ -260,7 +269,7 @@ def _epochs(
                 )
             if step + 1 < per_epoch:
                 checkpoints.offer(training)
-        yield _Epoch(number, training.losses / per_epoch, training.optimizer.param_groups[0]["lr"])
+        yield _Epoch(number, training.losses / per_epoch, recipe.learning_rate * share)
         training.losses = 0.0
         checkpoints.offer(training)
 
@@ -270,31 +279,23 @@ def steps_per_epoch(rows: NDArray[np.intp], recipe: Recipe) -> int:
     return len(rows) // min(recipe.batch_size, len(rows))
 
 
-def _class_weight(labels: NDArray[np.float32]) -> Tensor:
-    """Weights of the negative and the positive class under which both count alike."""
-    positives = labels.mean()
-    return torch.tensor([0.5 / (1 - positives), 0.5 / positives], dtype=torch.float32)
-
-
 def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
-    """The new head learns faster than the body; biases and normalisation layers are not decayed."""
-    head = {id(parameter) for parameter in network.body.get_classifier().parameters()}  # type: ignore[operator]
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in network.parameters():
-        groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.learning_rate * (HEAD_RATE if is_head else 1.0),
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (is_head, decays), parameters in groups.items()
-    ]
+    """Every layer learns at ``layer_decay`` times the rate of the next, and new heads faster than the body.
 
-
-def _loss(logits: Tensor, target: Tensor, class_weight: Tensor) -> Tensor:
-    soft = target * (1 - LABEL_SMOOTHING) + 0.5 * LABEL_SMOOTHING
-    return functional.binary_cross_entropy_with_logits(logits, soft, weight=class_weight[target.long()])
+    Layer-wise rates as in Clark et al. 2020 (ELECTRA), with timm's cut of a backbone into layers. Biases and
+    normalisation layers are not decayed.
+    """
+    body: Any = network.body
+    extra = list(network.heads.parameters())
+    head = {id(parameter) for parameter in body.get_classifier().parameters()}
+    layers = param_groups_layer_decay(body, recipe.weight_decay, layer_decay=recipe.layer_decay)
+    groups: list[dict[str, Any]] = [{"params": extra, "lr": HEAD_RATE, "weight_decay": recipe.weight_decay}]
+    for layer in layers:
+        for is_head in (False, True):
+            parameters = [each for each in layer["params"] if (id(each) in head) == is_head]
+            share = layer["lr_scale"] * (HEAD_RATE if is_head else 1.0)
+            groups.append({"params": parameters, "lr": share, "weight_decay": layer["weight_decay"]})
+    return [group | {"lr": recipe.learning_rate * group["lr"]} for group in groups if group["params"]]
 
 
 def _follow(average: Network, network: Network, step: int) -> None:
@@ -311,7 +312,3 @@ def _follow(average: Network, network: Network, step: int) -> None:
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _auroc(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    return float(metrics.auroc(labels == 1, logits.astype(np.float64), np.ones((1, len(labels))))[0])

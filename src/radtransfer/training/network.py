@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +41,8 @@ class Network(nn.Module):
         resizable: whether ``input_size`` may be changed later on.
         feature_dim: D, the length of the pooled features before the head.
         body: the timm model (``num_classes=1``).
+        map_channels: C of its last feature map.
+        heads: what training gives it beside its own head (:mod:`radtransfer.training.objective`); not part of a model.
 
     Raises:
         RadtransferError: unknown backbone.
@@ -58,6 +61,8 @@ class Network(nn.Module):
         fixed: dict[str, Any] = {} if self.resizable else {"img_size": self.input_size}
         self.body = timm.create_model(backbone, pretrained=False, num_classes=1, **fixed)
         self.feature_dim = int(cast(int, self.body.head_hidden_size))
+        self.map_channels = int(cast(int, self.body.num_features))
+        self.heads = nn.ModuleDict()
         self.reset_head()
         normalisation = resolve_model_data_config(self.body)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
@@ -85,10 +90,43 @@ class Network(nn.Module):
         x = (x - self.mean) / self.std
         return x.contiguous(memory_format=torch.channels_last)
 
+    def train_from(self, *, head_only: bool) -> None:
+        """Go into training mode: all of it, or the heads alone, and the body stays as it is, averages and all."""
+        head = self.body.get_classifier()  # type: ignore[operator]
+        self.train().body.train(not head_only)
+        self.body.requires_grad_(not head_only)
+        head.train().requires_grad_()
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The body's last output before pooling, of stored images [B, S, S]: a feature map or tokens."""
+        body: Any = self.body
+        return cast(Tensor, body.forward_features(self.prepare(images)))
+
+    def as_map(self, maps: Tensor) -> Tensor:
+        """What :meth:`maps` gives as a feature map [B, C, h, w].
+
+        Raises:
+            RadtransferError: it is neither a feature map nor a square of tokens.
+        """
+        if maps.ndim == 4:
+            channels_last = getattr(self.body, "output_fmt", "") == "NHWC" or maps.shape[1] != self.map_channels
+            return maps.permute(0, 3, 1, 2) if channels_last else maps
+        prefix = int(getattr(self.body, "num_prefix_tokens", 0) or 0)
+        side = math.isqrt(maps.shape[1] - prefix) if maps.ndim == 3 else 0
+        if not side or side * side != maps.shape[1] - prefix:
+            raise RadtransferError(
+                f"backbone {self.backbone!r} ends in {tuple(maps.shape)}, which is neither a feature map nor a square "
+                "of tokens; leave pretrain_boxes false"
+            )
+        return maps[:, prefix:].transpose(1, 2).reshape(len(maps), -1, side, side)
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Features [B, D] of what :meth:`maps` gives."""
+        return cast(Tensor, cast(Any, self.body).forward_head(maps, pre_logits=True))
+
     def features(self, images: Tensor) -> Tensor:
         """Pooled features [B, D] of stored images [B, S, S]."""
-        body: Any = self.body
-        return cast(Tensor, body.forward_head(body.forward_features(self.prepare(images)), pre_logits=True))
+        return self.pooled(self.maps(images))
 
     def head(self, features: Tensor) -> Tensor:
         """Logits [B] of the positive class from features [B, D]."""

@@ -14,19 +14,21 @@ SEEN = "seen.txt"
 """In a pre-trained model: the sha256 of each image file it was trained or validated on, one a line."""
 
 
-def find(folder: Path, backbone: str, init: str) -> Artifact:
+def find(folder: Path, backbone: str, init: str, task: str, *, boxes: bool) -> Artifact:
     """The pre-trained model of a backbone, with every file verified.
 
     Args:
         folder: ``pretrained/`` of an earlier run: one model a backbone, in a folder of its name.
         backbone: name of the timm model.
         init: what its pre-training must have started from.
+        task, boxes: what it must have learnt.
 
     Raises:
-        RadtransferError: not there, damaged, or of another stage, backbone or start.
+        RadtransferError: not there, damaged, or of another stage, backbone, start or task.
     """
     model = artifacts.read(folder / backbone, "model", verify=True)
-    for key, wanted in {"stage": "pretrain", "backbone": backbone, "init": init}.items():
+    asked = {"stage": "pretrain", "backbone": backbone, "init": init, "task": task, "boxes": boxes}
+    for key, wanted in asked.items():
         if model.content.get(key) != wanted:
             raise RadtransferError(
                 f"pretrained_models: {model.path} has {key} {model.content.get(key)!r}, this run needs {wanted!r}; "

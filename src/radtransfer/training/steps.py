@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import pandas as pd
 from safetensors.torch import load_file, save_file
@@ -18,6 +18,7 @@ from radtransfer.training import loop, reuse
 from radtransfer.training.checkpoints import kept
 from radtransfer.training.loop import Recipe
 from radtransfer.training.network import WEIGHTS, Network, load_network
+from radtransfer.training.objective import Task
 from radtransfer.training.runtime import device, settle
 from radtransfer.training.weights import load_imagenet
 
@@ -37,9 +38,14 @@ def pretrain(
     threads: int,
     checkpoints: str,
     out: Path,
+    layer_decay: float,
+    freeze_epochs: int,
+    patience: int,
+    task: Task = "abnormality",
+    boxes: bool = False,
     pretrained_models: str = "",
 ) -> None:
-    """Train a backbone on related images (normal against abnormal) and write a **model**.
+    """Train a backbone on related images and write a **model**.
 
     Args:
         source_store: image store of the related images.
@@ -55,6 +61,12 @@ def pretrain(
         threads: CPU threads.
         checkpoints: where to leave them, see :func:`radtransfer.training.checkpoints.kept`.
         out: folder to write.
+        layer_decay: each layer's rate as a share of the next one's, where training starts from weights; from scratch
+            all layers learn at one rate.
+        freeze_epochs: epochs in which only the head learns, where training starts from weights.
+        patience: epochs at the full input size without a better one after which training ends early; 0: never.
+        task: what is learnt, see :class:`radtransfer.training.objective.Objective`.
+        boxes: learn where lesions are too.
         pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
             :mod:`radtransfer.training.reuse`.
 
@@ -64,7 +76,7 @@ def pretrain(
     """
     store = _open(source_store)
     if pretrained_models:
-        model = reuse.find(Path(pretrained_models), backbone, init)
+        model = reuse.find(Path(pretrained_models), backbone, init, task, boxes=boxes)
         before = load_network(model.path)
         if not before.resizable and before.input_size != Network(backbone, input_size).input_size:
             raise RadtransferError(
@@ -74,8 +86,9 @@ def pretrain(
         reuse.take_up(model, store, Path(out))
         return
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads)
-    recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
+    recipe = start.recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
     about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
+    about |= {"task": task, "boxes": boxes}
     _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, checkpoints, out)
 
 
@@ -95,6 +108,9 @@ def finetune(
     threads: int,
     checkpoints: str,
     out: Path,
+    layer_decay: float,
+    freeze_epochs: int,
+    patience: int,
     refit: bool = False,
 ) -> None:
     """Train a backbone on the target images, starting from a transfer-learning source, and write a **model**.
@@ -129,13 +145,9 @@ def finetune(
         before = inputs["pretrained"] = model
         init = model.content["init"]
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads, before)
-    recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
-    about: dict[str, object] = {
-        "stage": "finetune",
-        "tl_source": tl_source,
-        "init": init,
-        "pretrained_digest": before.digest if before else None,
-    }
+    recipe = start.recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
+    about: dict[str, object] = {"stage": "finetune", "tl_source": tl_source, "init": init}
+    about |= {"pretrained_digest": before.digest if before else None, "task": "abnormality", "boxes": False}
     _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit)
 
 
@@ -172,6 +184,13 @@ class _Start:
             return network, load_imagenet(network, self.weights_mirror)
         return network, {"where": "random initialisation"}
 
+    def recipe(self, *asked: Any) -> Recipe:
+        """The recipe asked for; from scratch no layer is spared, since none knows anything."""
+        recipe = Recipe(*asked)
+        if self.pretrained is None and self.init == "scratch":
+            return replace(recipe, layer_decay=1.0, freeze_epochs=0)
+        return recipe
+
 
 def _train_and_write(
     start: _Start,
@@ -192,7 +211,8 @@ def _train_and_write(
         identity = {**settings, **about, "weights_origin": origin, "device": device().type}
         identity["inputs"] = {key: artifact.digest for key, artifact in inputs.items()}
         with kept(identity, checkpoints) as of:
-            outcome = loop.train(network, store, recipe, name, of("train"))
+            task, boxes = cast(Task, about["task"]), bool(about["boxes"])
+            outcome = loop.train(network, store, recipe, name, of("train"), task, boxes=boxes)
             if refit:
                 _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")
                 network, _ = start()
@@ -226,4 +246,5 @@ def _source_steps(start: _Start) -> int:
 
 
 def _save(network: Network, path: Path) -> None:
-    save_file({key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}, path)
+    kept = {key: tensor for key, tensor in network.state_dict().items() if not key.startswith("heads.")}
+    save_file({key: tensor.cpu().contiguous() for key, tensor in kept.items()}, path)

@@ -24,7 +24,7 @@ def test_settings_are_compared_on_the_same_images(
         "name": "tiny", "target_layout": "phantoms", "target_path": "phantoms", "target_part": "hand",
         "source_layout": "phantoms", "source_path": "phantoms", "image_size": 64, "validation_fraction": 0.3,
         "backbones": ["test_efficientnet"], "input_size": 64, "weights_mirror": str(chain.data_root.parent / "mirror"),
-        "finetune_epochs": 1, "batch_size": 8, "threads": 1,
+        "finetune_epochs": 1, "pretrain_epochs": 1, "batch_size": 8, "threads": 1,
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
@@ -44,8 +44,8 @@ def test_settings_are_compared_on_the_same_images(
     assert all(", +0.000 (+0.000 to +0.000), " not in line for line in (constant, entry, fewer))
     assert "images in 2 folds" in last
 
-    _, same, task, _ = ablation("share=1", "pretrain_task=body_part", tl_source="in_domain")
-    assert ", +0.000 (+0.000 to +0.000), " in same and ", +0.000 (+0.000 to +0.000), " not in task
+    _, same, boxes, _ = ablation("share=1", "pretrain_boxes=true", tl_source="in_domain")
+    assert ", +0.000 (+0.000 to +0.000), " in same and ", +0.000 (+0.000 to +0.000), " not in boxes
 
     with pytest.raises(SystemExit, match="seed=1: validates on other images"):
         ablation("seed=1")

@@ -1,7 +1,7 @@
 """The component that fine-tunes one backbone on the target images."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model, Output
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
 from radtransfer_components.support import IMAGE
 
@@ -16,6 +16,7 @@ def finetune(
     refit: bool,
     code_version: str,
     model: Output[Model],
+    curves: Output[Metrics],
     pretrained: Input[Model] = None,
 ) -> None:
     """Fine-tune one backbone on the target images, from one transfer-learning source."""
@@ -42,3 +43,4 @@ def finetune(
         )
         said = {"backbone": backbone, "tl_source": tl_source, "stage": "finetune"}
         support.describe(model.metadata, model.path, "model", **said)
+        support.show_training(Path(model.path), curves)

@@ -1,7 +1,7 @@
 """The component that pre-trains one backbone on related images."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model, Output
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
 from radtransfer_components.support import IMAGE
 
@@ -18,6 +18,7 @@ def pretrain(
     pretrained_models: str,
     code_version: str,
     model: Output[Model],
+    curves: Output[Metrics],
 ) -> None:
     """Pre-train one backbone on the related images."""
     from pathlib import Path
@@ -41,3 +42,4 @@ def pretrain(
             out=Path(model.path),
         )
         support.describe(model.metadata, model.path, "model", backbone=backbone, stage="pretrain")
+        support.show_training(Path(model.path), curves)

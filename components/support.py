@@ -7,6 +7,7 @@ A component is one call into the library. Around that call :func:`task` measures
 
 from __future__ import annotations
 
+import csv
 import gc
 import json
 import math
@@ -191,6 +192,20 @@ def show_metrics(evaluation: Path, scalars: Any, curves: Any) -> None:
     cells = drawn["confusion"]
     table = [[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]]
     curves.log_confusion_matrix(["normal", metrics["positive_class"]], table)
+
+
+def show_training(model: Path, curves: Any) -> None:
+    """Hand the course of a training to the KFP UI: of every epoch the losses, validation AUROC and learning rate.
+
+    Args:
+        model: folder of the model.
+        curves: a ``kfp.dsl.Metrics`` artifact.
+    """
+    with (model / "history.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            for name in ("train_loss", "validation_loss", "validation_auroc", "learning_rate"):
+                if math.isfinite(value := float(row[name] or "nan")):
+                    curves.log_metric(f"epoch_{int(row['epoch']):03d}_{name}", value)
 
 
 def describe(metadata: dict[str, Any], path: str, kind: Kind, **content: Any) -> Artifact:

@@ -118,11 +118,14 @@ def test_components_hand_on_what_they_were_given(
     )  # fmt: skip
     assert target.metadata["role"] == "target" and len(target.metadata["digest"]) == 64
     assert "&lt;hand&gt;" in Path(page.path).read_text() and "<hand>" not in Path(page.path).read_text()
-    related = make(dsl.Model, "related")
+    related, curves = make(dsl.Model, "related"), make(dsl.Metrics, "curves of training")
+    trained["curves"] = curves
     component("pretrain")(
         source_store=source, backbone="b", init="imagenet", task="both", boxes=True, pretrained_models="",
         model=related, **trained,
     )  # fmt: skip
+    logged = {"epoch_001_train_loss": 0.7, "epoch_001_validation_auroc": 0.5, "epoch_001_learning_rate": 0.001}
+    assert curves.metadata == logged, "what is not known is left out"
     models, classifiers = {}, {}
     for tl_source in SOURCES:
         model = make(dsl.Model, f"model-{tl_source}")

@@ -78,16 +78,23 @@ def reliability(run: Run) -> Markup:
 
 
 def histories(models: Sequence[Artifact], stage: str) -> dict[str, list[tuple[str, Markup]]]:
-    """Per backbone, the validation AUROC and the losses over the epochs, one line per TL source."""
-    panels: dict[str, list[tuple[str, Markup]]] = {"AUROC": [], "Loss": []}
+    """Per backbone, validation AUROC, losses and learning rate over the epochs, one line per TL source."""
+    panels: dict[str, list[tuple[str, Markup]]] = {"AUROC": [], "Loss": [], "Learning rate": []}
     for backbone in sorted({model.content["backbone"] for model in models}):
         auroc: list[Series] = []
         loss: list[Series] = []
+        rate: list[Series] = []
+        columns = (
+            ("validation_auroc", auroc),
+            ("train_loss", loss),
+            ("validation_loss", loss),
+            ("learning_rate", rate),
+        )
         for model in (one for one in models if one.content["backbone"] == backbone):
             source = model.content["tl_source"] or "in_domain"
             with (model.path / "history.csv").open(encoding="utf-8", newline="") as stream:
                 table = list(csv.DictReader(stream))
-            for column, into in (("validation_auroc", auroc), ("train_loss", loss), ("validation_loss", loss)):
+            for column, into in columns:
                 known = [(float(line["epoch"]), float(line[column])) for line in table if line[column]]
                 known = [(epoch, value) for epoch, value in known if math.isfinite(value)]
                 best = tuple(i for i, (epoch, _) in enumerate(known) if epoch == model.content["best_epoch"])
@@ -96,12 +103,15 @@ def histories(models: Sequence[Artifact], stage: str) -> dict[str, list[tuple[st
                     epochs, values = [epoch for epoch, _ in known], [value for _, value in known]
                     mark = best if into is auroc else ()
                     into.append(Series(source, epochs, values, label, faint=column == "train_loss", mark=mark))
-        for name, series in (("AUROC", auroc), ("Loss", loss)):
+        for name, series in zip(panels, (auroc, loss, rate), strict=True):
             if not series:
                 continue
             first, last = min(one.x[0] for one in series), max(one.x[-1] for one in series)
             step = max(1, math.ceil((last - first) / 6))
-            ends = "; ".join(f"{one.label}: {number(one.y[0], 2)} to {number(one.y[-1], 2)}" for one in series)
+            digits = 6 if series is rate else 2
+            ends = "; ".join(
+                f"{one.label}: {number(one.y[0], digits)} to {number(one.y[-1], digits)}" for one in series
+            )
             drawn = charts.plot(
                 title=f"{name} of {backbone}, {stage}",
                 description=ends,
@@ -111,7 +121,7 @@ def histories(models: Sequence[Artifact], stage: str) -> dict[str, list[tuple[st
                 y_label=name,
                 series=series,
                 size=(300, 210),
-                identity=f"{stage}-{name}-{len(panels[name])}",
+                identity=f"{stage}-{name}-{len(panels[name])}".replace(" ", "-"),
             )
             panels[name].append((backbone, drawn))
     return panels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
-from radtransfer.progress import console, track
+from radtransfer.progress import console, sparkline, track
 from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.network import Network
 from radtransfer.training.objective import Objective, Task
@@ -185,8 +186,10 @@ def train(
                 "learning_rate": epoch.learning_rate,
             }
         )
+        curve = sparkline([row["validation_auroc"] for row in training.history])
         console.print(
-            f"{what}: epoch {epoch.number}/{recipe.epochs} at {network.input_size} px, validation AUROC {auroc:.3f}",
+            f"{what}: epoch {epoch.number}/{recipe.epochs} at {network.input_size} px, {epoch}; validation AUROC "
+            f"{auroc:.3f} {curve}",
             highlight=False,
             soft_wrap=True,
         )
@@ -220,7 +223,7 @@ def refit(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
     full = network.input_size
     rows = store.rows("train", "validation")
     for epoch in _epochs(training, Objective(store, rows), rows, recipe, what, checkpoints, last_epoch):
-        console.print(f"{what}: epoch {epoch.number}/{last_epoch}", highlight=False, soft_wrap=True)
+        console.print(f"{what}: epoch {epoch.number}/{last_epoch}, {epoch}", highlight=False, soft_wrap=True)
     network.load_state_dict(training.average.state_dict())
     network.input_size = full
     network.eval()
@@ -228,11 +231,17 @@ def refit(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
 
 @dataclass(frozen=True)
 class _Epoch:
-    """An epoch done: its number, from 1, its mean loss and its last learning rate."""
+    """An epoch done: its number, from 1, mean loss, last learning rate, images a second, and seconds to the end."""
 
     number: int
     train_loss: float
     learning_rate: float
+    images_per_second: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        said = f"loss {self.train_loss:.3f}, rate {self.learning_rate:.1e}, {self.images_per_second:.0f} images/s"
+        return f"{said}, about {self.seconds_left / 60:.1f} minutes left" if self.seconds_left else said
 
 
 def _epochs(
@@ -257,6 +266,7 @@ def _epochs(
         if not begun:
             generator.set_state(started.get_state())
         network.train_from(head_only=number <= recipe.freeze_epochs)
+        clock = time.monotonic()
         for step in track(range(begun, per_epoch), f"{what} epoch {number}/{recipe.epochs}", per_epoch - begun):
             batch = np.sort(order[step * size : (step + 1) * size])
             loss = objective.loss(network, batch, generator)
@@ -269,7 +279,10 @@ def _epochs(
                 )
             if step + 1 < per_epoch:
                 checkpoints.offer(training)
-        yield _Epoch(number, training.losses / per_epoch, recipe.learning_rate * share)
+        step_seconds = (time.monotonic() - clock) / (per_epoch - begun)
+        pixels = [(side(each, recipe.epochs, full) if network.resizable else full) ** 2 for each in range(1, last + 1)]
+        left = step_seconds * per_epoch * sum(pixels[number:]) / pixels[number - 1]
+        yield _Epoch(number, training.losses / per_epoch, recipe.learning_rate * share, size / step_seconds, left)
         training.losses = 0.0
         checkpoints.offer(training)
 

@@ -31,6 +31,9 @@ def _note(call):
 def _write(out, kind, step, files=(), **content):
     with artifacts.writing(out, kind, step=step, settings={}) as (folder, said):
         said.update(content)
+        if kind == "model":
+            heads = "epoch,input_size,train_loss,validation_loss,validation_auroc,learning_rate"
+            (folder / "history.csv").write_text(f"{heads}\n1,8,0.7,,0.5,0.001\n")
         for name, value in files:
             artifacts.write_json(folder / name, value)
 

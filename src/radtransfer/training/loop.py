@@ -18,6 +18,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import metrics
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import console, track
+from radtransfer.training import memory
 from radtransfer.training.augment import augment
 from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.inference import infer
@@ -29,6 +30,8 @@ HEAD_RATE = 2.0
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.98
 CLIP_NORM = 5.0
+SMALLEST_BATCH = 2
+"""Images in a step; a single one has no variance to normalise by."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size < SMALLEST_BATCH:
+            raise RadtransferError(
+                f"batch_size: {self.batch_size} is too small; batch normalisation needs {SMALLEST_BATCH} images or "
+                "more in every training step"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,14 +93,20 @@ class Training:
         Args:
             loss: mean over a batch, with its graph.
             share: of the peak rates.
+
+        Raises:
+            FloatingPointError: loss or gradient was not finite; the weights are spoilt, so leave no checkpoint of them.
         """
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * share
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self.optimizer.step()
         _follow(self.average, self.network, self.steps)
+        for what, value in {"loss": loss.item(), "norm of the gradient": norm.item()}.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the {what} is {value} in step {self.steps + 1}")
         self.losses += loss.item()
         self.steps += 1
 
@@ -151,7 +167,8 @@ def train(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
         checkpoints: of this training; it goes on after the newest.
 
     Raises:
-        RadtransferError: the loss is no longer a number.
+        RadtransferError: loss, gradient or validation logits are no longer numbers, or memory ran out; the checkpoints
+            are kept.
     """
     rows, held_out = store.rows("train"), store.rows("validation")
     labels = store.manifest["label"].to_numpy(np.float32)
@@ -161,6 +178,8 @@ def train(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
     checkpoints.resume(training)
     for epoch in _epochs(training, store, rows, recipe, what, checkpoints, recipe.epochs):
         _, logits = infer(training.average, store.images[held_out], what=f"{what} validate")
+        if not np.isfinite(logits).all():
+            raise _diverged(what, f"a validation logit is not a number after epoch {epoch.number}", recipe)
         auroc = _auroc(labels[held_out], logits)
         validation_loss = _loss(torch.from_numpy(logits), torch.from_numpy(labels[held_out]), class_weight).item()
         training.history.append(
@@ -201,7 +220,7 @@ def refit(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
         last_epoch: the epoch to stop after, of a schedule for all of them.
 
     Raises:
-        RadtransferError: the loss is no longer a number.
+        RadtransferError: as :func:`train`.
     """
     training = Training(network, recipe)
     checkpoints.resume(training)
@@ -251,18 +270,52 @@ def _epochs(
             batch = np.sort(order[step * size : (step + 1) * size])
             images = torch.from_numpy(store.images[batch]).to(device())
             target = torch.from_numpy(labels[batch]).to(device())
-            loss = _loss(network(augment(images, generator)), target, class_weight)
-            training.learn(loss, rate(training.steps, recipe.epochs * per_epoch))
-            if not math.isfinite(training.losses):
-                raise RadtransferError(
-                    f"{what}: the loss is {loss.item()} in step {training.steps}; set a lower learning_rate (it is "
-                    f"{recipe.learning_rate:g})"
-                )
+            share = rate(training.steps, recipe.epochs * per_epoch)
+            try:
+                _step(training, images, target, class_weight, share)
+            except FloatingPointError as error:
+                raise _diverged(what, str(error), recipe) from None
+            except (RuntimeError, MemoryError) as error:
+                if not memory.exhausted(error):
+                    raise
+                memory.release(error)
+                network.input_size = full
+                raise _too_large(training, images, target, class_weight, what, error) from None
             if step + 1 < per_epoch:
                 checkpoints.offer(training)
         yield _Epoch(number, training.losses / per_epoch, training.optimizer.param_groups[0]["lr"])
         training.losses = 0.0
         checkpoints.offer(training)
+
+
+def _step(training: Training, images: Tensor, target: Tensor, class_weight: Tensor, share: float) -> None:
+    logits = training.network(augment(images, training.generator))
+    training.learn(_loss(logits, target, class_weight), share)
+
+
+def _too_large(
+    training: Training, images: Tensor, target: Tensor, class_weight: Tensor, what: str, error: BaseException
+) -> RadtransferError:
+    """Memory ran out in a step. How many images would have fitted is tried, at the full input size, on this training,
+    which is then of no more use."""
+    size, step = len(images), training.steps + 1
+    fits = memory.fitting(
+        size, SMALLEST_BATCH, lambda part: _step(training, images[:part], target[:part], class_weight, 0.0)
+    )
+    if fits:
+        advice = f"{fits} of {training.network.input_size} px were tried and fit: set batch_size to {fits}"
+    elif fits is None and size // 2 >= SMALLEST_BATCH:
+        advice = f"set batch_size to {size // 2} (half of it, which was not tried)"
+    else:
+        advice = "no smaller batch fits: set a smaller input_size or name another backbone"
+    return RadtransferError(
+        f"{what}: out of memory in step {step} with {size} images ({memory.first_line(error)}); {advice}, or give this "
+        "process more memory"
+    )
+
+
+def _diverged(what: str, how: str, recipe: Recipe) -> RadtransferError:
+    return RadtransferError(f"{what}: {how}; set a lower learning_rate (it is {recipe.learning_rate:g})")
 
 
 def steps_per_epoch(rows: NDArray[np.intp], recipe: Recipe) -> int:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.store import taken
 from radtransfer.progress import track
 from radtransfer.training import memory
 from radtransfer.training.network import Network
@@ -19,7 +20,11 @@ Passed = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def batches(
-    networks: Sequence[Network], images: NDArray[np.uint8], batch_size: int = 32, what: str = "infer"
+    networks: Sequence[Network],
+    images: NDArray[np.uint8],
+    batch_size: int = 32,
+    what: str = "infer",
+    of: NDArray[np.intp] | None = None,
 ) -> Iterator[tuple[slice, list[Passed]]]:
     """Features and logits of stored images, batch by batch, each the mean over the image and its mirror image.
 
@@ -31,17 +36,20 @@ def batches(
         images: uint8 [N, S, S]; a memory map is read once, batch by batch.
         batch_size: images per forward pass.
         what: shown with the progress.
+        of: positions of the images to pass, ascending; None: all.
 
     Yields:
-        rows of the images, and for each network features float32 [B, D] and logits float32 [B] of its own head.
+        rows of the images (of ``of``, where it is given), and for each network features float32 [B, D] and logits
+        float32 [B] of its own head.
 
     Raises:
         RadtransferError: memory does not even do for one image. A batch that does not fit is passed in halves.
     """
-    starts = range(0, len(images), batch_size)
+    count = len(images) if of is None else len(of)
+    starts = range(0, count, batch_size)
     for start in track(starts, what, len(starts)):
-        rows = slice(start, min(start + batch_size, len(images)))
-        yield rows, _passed(networks, np.array(images[rows]), what)
+        rows = slice(start, min(start + batch_size, count))
+        yield rows, _passed(networks, taken(images, rows if of is None else of[rows]), what)
 
 
 def _passed(networks: Sequence[Network], images: NDArray[np.uint8], what: str) -> list[Passed]:
@@ -83,3 +91,11 @@ def infer(network: Network, images: NDArray[np.uint8], batch_size: int = 32, wha
     for rows, ((its_features, its_logits),) in batches([network], images, batch_size, what):
         features[rows], logits[rows] = its_features, its_logits
     return features, logits
+
+
+def scored(network: Network, images: NDArray[np.uint8], of: NDArray[np.intp], what: str) -> NDArray[np.float32]:
+    """Logits float32 [N] of the N images at these positions, without keeping features; see :func:`batches`."""
+    logits = np.empty(len(of), np.float32)
+    for rows, ((_, its_logits),) in batches([network], images, what=what, of=of):
+        logits[rows] = its_logits
+    return logits

@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import metrics
-from radtransfer.preprocess.store import Store
+from radtransfer.preprocess.store import Store, taken
 from radtransfer.progress import console, track
 from radtransfer.training import memory
 from radtransfer.training.augment import augment
 from radtransfer.training.checkpoints import Checkpoints
-from radtransfer.training.inference import infer
+from radtransfer.training.inference import scored
 from radtransfer.training.network import Network
 from radtransfer.training.runtime import device, random_state, set_random_state
 from radtransfer.training.schedule import rate, side
@@ -177,7 +177,7 @@ def train(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
     training = Training(network, recipe)
     checkpoints.resume(training)
     for epoch in _epochs(training, store, rows, recipe, what, checkpoints, recipe.epochs):
-        _, logits = infer(training.average, store.images[held_out], what=f"{what} validate")
+        logits = scored(training.average, store.images, held_out, f"{what} validate")
         if not np.isfinite(logits).all():
             raise _diverged(what, f"a validation logit is not a number after epoch {epoch.number}", recipe)
         auroc = _auroc(labels[held_out], logits)
@@ -268,7 +268,7 @@ def _epochs(
         network.train()
         for step in track(range(begun, per_epoch), f"{what} epoch {number}/{recipe.epochs}", per_epoch - begun):
             batch = np.sort(order[step * size : (step + 1) * size])
-            images = torch.from_numpy(store.images[batch]).to(device())
+            images = torch.from_numpy(taken(store.images, batch)).to(device())
             target = torch.from_numpy(labels[batch]).to(device())
             share = rate(training.steps, recipe.epochs * per_epoch)
             try:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from radtransfer import artifacts
 from radtransfer.config import MAX_SIDE
 from radtransfer.errors import RadtransferError
+from radtransfer.training import memory
 from radtransfer.training.runtime import device
 
 HEAD_STD = 0.01
@@ -45,7 +46,7 @@ class Network(nn.Module):
 
     Raises:
         RadtransferError: unknown backbone, one that does not take images of that size, or one without what is needed of
-            it: pooled features [B, D] and one linear layer behind them. A first forward pass shows the former.
+            it: one linear layer behind pooled features [B, D].
     """
 
     mean: Tensor
@@ -61,13 +62,16 @@ class Network(nn.Module):
         fixed: dict[str, Any] = {} if self.resizable else {"img_size": self.input_size}
         try:
             self.body = timm.create_model(backbone, pretrained=False, num_classes=1, **fixed)
-        except (AssertionError, ValueError, RuntimeError, TypeError, ZeroDivisionError) as error:
-            said = str(error).strip() or type(error).__name__
+            self.feature_dim = _head_inputs(self.body, backbone)
+            if self.input_size != published.input_size[-1]:
+                _try_size(self.body, self.input_size)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            if memory.exhausted(error):
+                raise
             raise RadtransferError(
-                f"backbone {backbone} cannot be made for images of {self.input_size} px ({said}); it was published for "
-                f"{published.input_size[-1]} px: set input_size to 0 or to a size that fits it"
+                f"backbone {backbone} does not take images of {self.input_size} px ({memory.first_line(error)}); it "
+                f"was published for {published.input_size[-1]} px: set input_size to 0, or to a size that fits"
             ) from None
-        self.feature_dim = _head_inputs(self.body, backbone)
         self.reset_head()
         normalisation = resolve_model_data_config(self.body)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(1, 3, 1, 1), persistent=False)
@@ -159,6 +163,20 @@ def _head_inputs(body: nn.Module, backbone: str) -> int:
             f"backbone {backbone} has {found}; expected one linear layer behind pooled features; {NAME_ANOTHER}"
         )
     return head.in_features
+
+
+def _try_size(body: nn.Module, side: int) -> None:
+    """Pass one image of that side.
+
+    Raises:
+        AssertionError, ValueError, RuntimeError: it does not fit; of timm, or because a border would be left out.
+    """
+    patch = getattr(getattr(body, "patch_embed", None), "patch_size", None) or (1,)
+    if side % patch[0]:
+        raise ValueError(f"patches of {patch[0]} px do not fill them")
+    with torch.inference_mode():
+        body.eval()(torch.zeros(1, 3, side, side))
+    body.train()
 
 
 def load_network(model_dir: Path, fit: str = "") -> Network:

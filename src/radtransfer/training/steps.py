@@ -23,6 +23,9 @@ from radtransfer.training.network import WEIGHTS, Network, load_network
 from radtransfer.training.runtime import device, settle
 from radtransfer.training.weights import load_imagenet
 
+LEARNT_FROM = ("image_id", "label", "group_id", "split", "sha256")
+"""Columns of the manifest; the others would only take memory."""
+
 
 def pretrain(
     *,
@@ -143,7 +146,7 @@ def finetune(
 
 def _open(path: Path) -> Store:
     """The store, whose train and validation splits hold images of both classes."""
-    store = Store.open(path)
+    store = Store.open(path, LEARNT_FROM)
     for split in ("train", "validation"):
         rows = store.rows(split)
         labels = store.manifest["label"].to_numpy()[rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import mmap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Store:
     Attributes:
         artifact: its description.
         images: uint8 [N, size, size], memory-mapped.
-        manifest: one row per image, columns as in :data:`SCHEMA`; boxes [x0, y0, x1, y1] in stored px, shown (what of
-            the image is in the square) [x0, y0, x1, y1] in px of the image.
+        manifest: one row per image, columns as in :data:`SCHEMA` (those that were asked for); boxes [x0, y0, x1, y1]
+            in stored px, shown (what of the image is in the square) [x0, y0, x1, y1] in px of the image.
     """
 
     artifact: artifacts.Artifact
@@ -60,8 +61,12 @@ class Store:
     manifest: pd.DataFrame
 
     @classmethod
-    def open(cls, path: Path) -> Store:
+    def open(cls, path: Path, columns: Sequence[str] | None = None) -> Store:
         """Read a store.
+
+        Args:
+            path: its folder.
+            columns: of the manifest, the group and the split at least; None: all.
 
         Raises:
             RadtransferError: not a store, damaged, or a leakage group lies in two splits.
@@ -69,10 +74,11 @@ class Store:
         artifact = artifacts.read(Path(path), "image-store")
         try:
             images = np.load(artifact.path / "images.npy", mmap_mode="r", allow_pickle=False)
-            table = pq.read_table(artifact.path / "manifest.parquet")
+            schema = pq.read_schema(artifact.path / "manifest.parquet")
+            table = pq.read_table(artifact.path / "manifest.parquet", columns=list(columns) if columns else None)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise RadtransferError(f"{path}: damaged image store ({error}); make it again") from None
-        if table.schema.remove_metadata() != SCHEMA or images.dtype != np.uint8 or images.ndim != 3:
+        if schema.remove_metadata() != SCHEMA or images.dtype != np.uint8 or images.ndim != 3:
             raise RadtransferError(f"{path}: image store of another version; make it again")
         if len(images) != table.num_rows or images.shape[1] != images.shape[2]:
             raise RadtransferError(f"{path}: {len(images)} images but {table.num_rows} rows; make this store again")
@@ -96,6 +102,22 @@ class Store:
         if unknown:
             raise ValueError(f"unknown split {sorted(unknown)[0]!r}; known: {', '.join(SPLITS)}")
         return np.flatnonzero(self.manifest["split"].isin(splits).to_numpy())
+
+
+def taken(images: npt.NDArray[np.uint8], rows: slice | npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
+    """A copy of these images, after which a store's memory map holds no pages of this process.
+
+    They would add up to the whole file in time; the system keeps what it has read, so that nothing is read anew.
+
+    Args:
+        images: [N, size, size].
+        rows: which of them.
+    """
+    copy = np.array(images[rows])
+    mapped = getattr(images, "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and getattr(images, "mode", "") == "r":
+        mapped.madvise(mmap.MADV_DONTNEED)
+    return copy
 
 
 def write(

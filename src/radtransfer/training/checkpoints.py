@@ -87,8 +87,15 @@ class Checkpoints:
             sys.exit(128 + signal.SIGTERM)
 
     def save(self, training: Resumable) -> None:
-        """Leave a checkpoint. What keeps it from being written is warned of: the one before it is still there."""
+        """Leave a checkpoint. What keeps it from being written is warned of: the one before it is still there.
+
+        Numbers that are not finite are not written over those that are.
+        """
         steps, tensors, said = training.state()
+        odd = [name for name, each in tensors.items() if each.is_floating_point() and not each.isfinite().all()]
+        if odd:
+            _warn(f"no checkpoint after step {steps} ({odd[0]} is not finite)")
+            return
         partial = self._folder / f".{os.getpid()}.partial"
         try:
             save_file(

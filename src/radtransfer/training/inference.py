@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.store import taken
 from radtransfer.progress import track
+from radtransfer.training import memory
 from radtransfer.training.network import Network
 from radtransfer.training.runtime import device
 
@@ -16,7 +20,11 @@ Passed = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def batches(
-    networks: Sequence[Network], images: NDArray[np.uint8], batch_size: int = 32, what: str = "infer"
+    networks: Sequence[Network],
+    images: NDArray[np.uint8],
+    batch_size: int = 32,
+    what: str = "infer",
+    of: NDArray[np.intp] | None = None,
 ) -> Iterator[tuple[slice, list[Passed]]]:
     """Features and logits of stored images, batch by batch, each the mean over the image and its mirror image.
 
@@ -28,20 +36,52 @@ def batches(
         images: uint8 [N, S, S]; a memory map is read once, batch by batch.
         batch_size: images per forward pass.
         what: shown with the progress.
+        of: positions of the images to pass, ascending; None: all.
 
     Yields:
-        rows of the images, and for each network features float32 [B, D] and logits float32 [B] of its own head.
+        rows of the images (of ``of``, where it is given), and for each network features float32 [B, D] and logits
+        float32 [B] of its own head.
+
+    Raises:
+        RadtransferError: memory does not even do for one image. A batch that does not fit is passed in halves.
     """
-    starts = range(0, len(images), batch_size)
+    count = len(images) if of is None else len(of)
+    starts = range(0, count, batch_size)
     for start in track(starts, what, len(starts)):
-        rows = slice(start, min(start + batch_size, len(images)))
-        with torch.inference_mode():
-            stored = torch.from_numpy(np.array(images[rows])).to(device())
-            passed = []
-            for network in networks:
-                features = (network.features(stored) + network.features(stored.flip(-1))) / 2
-                passed.append((features.cpu().numpy(), network.head(features).cpu().numpy()))
-        yield rows, passed
+        rows = slice(start, min(start + batch_size, count))
+        yield rows, _passed(networks, taken(images, rows if of is None else of[rows]), what)
+
+
+def _passed(networks: Sequence[Network], images: NDArray[np.uint8], what: str) -> list[Passed]:
+    try:
+        return _forward(networks, images)
+    except Exception as error:
+        if not memory.exhausted(error):
+            raise
+        if len(images) == 1:
+            raise RadtransferError(
+                f"{what}: out of memory with one image at a time ({memory.first_line(error)}); give this process "
+                "more memory, or train with a smaller input_size or another backbone"
+            ) from None
+        memory.release(error)
+    half = len(images) // 2
+    print(
+        f"{what}: warning: {len(images)} images do not fit into memory, now {half} at a time",
+        file=sys.stderr,
+        flush=True,
+    )
+    halves = _passed(networks, images[:half], what), _passed(networks, images[half:], what)
+    return [(np.concatenate((a, c)), np.concatenate((b, d))) for (a, b), (c, d) in zip(*halves, strict=True)]
+
+
+def _forward(networks: Sequence[Network], images: NDArray[np.uint8]) -> list[Passed]:
+    passed = []
+    with torch.inference_mode():
+        stored = torch.from_numpy(images).to(device())
+        for network in networks:
+            features = (network.features(stored) + network.features(stored.flip(-1))) / 2
+            passed.append((features.cpu().numpy(), network.head(features).cpu().numpy()))
+    return passed
 
 
 def infer(network: Network, images: NDArray[np.uint8], batch_size: int = 32, what: str = "infer") -> Passed:

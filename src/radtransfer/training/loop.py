@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import console, sparkline, track
+from radtransfer.training import memory
 from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.network import Network
 from radtransfer.training.objective import Objective, Task
@@ -27,6 +28,8 @@ from radtransfer.training.schedule import rate, side
 HEAD_RATE = 2.0
 EMA_DECAY = 0.98
 CLIP_NORM = 5.0
+SMALLEST_BATCH = 2
+"""Images in a step; a single one has no variance to normalise by."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Recipe:
     layer_decay: float = 1.0
     freeze_epochs: int = 0
     patience: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < SMALLEST_BATCH:
+            raise RadtransferError(
+                f"batch_size: {self.batch_size} is too small; batch normalisation needs {SMALLEST_BATCH} images or "
+                "more in every training step"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,14 +94,20 @@ class Training:
         Args:
             loss: mean over a batch, with its graph.
         share: of the peak rates.
+
+        Raises:
+            FloatingPointError: loss or gradient was not finite; the weights are spoilt, so leave no checkpoint of them.
         """
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = peak * share
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self.optimizer.step()
         _follow(self.average, self.network, self.steps)
+        for what, value in {"loss": loss.item(), "norm of the gradient": norm.item()}.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the {what} is {value} in step {self.steps + 1}")
         self.losses += loss.item()
         self.steps += 1
 
@@ -166,7 +182,8 @@ def train(
         task, boxes: what is learnt, see :class:`radtransfer.training.objective.Objective`.
 
     Raises:
-        RadtransferError: the loss is no longer a number, or the store has not what is to be learnt.
+        RadtransferError: the store has not what is to be learnt; loss, gradient or validation scores are no longer
+            numbers, or memory ran out, and the checkpoints are kept.
     """
     rows, held_out = store.rows("train"), store.rows("validation")
     objective = Objective(store, rows, task, boxes=boxes)
@@ -175,7 +192,10 @@ def train(
     training = Training(network, recipe)
     checkpoints.resume(training)
     for epoch in _epochs(training, objective, rows, recipe, what, checkpoints, recipe.epochs):
-        auroc, validation_loss = objective.validate(training.average, held_out, f"{what} validate")
+        try:
+            auroc, validation_loss = objective.validate(training.average, held_out, f"{what} validate")
+        except FloatingPointError as error:
+            raise _diverged(what, f"{error} after epoch {epoch.number}", recipe) from None
         training.history.append(
             {
                 "epoch": epoch.number,
@@ -216,7 +236,7 @@ def refit(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
         last_epoch: the epoch to stop after, of a schedule for all of them.
 
     Raises:
-        RadtransferError: the loss is no longer a number.
+        RadtransferError: as :func:`train`.
     """
     training = Training(network, recipe)
     checkpoints.resume(training)
@@ -269,14 +289,17 @@ def _epochs(
         clock = time.monotonic()
         for step in track(range(begun, per_epoch), f"{what} epoch {number}/{recipe.epochs}", per_epoch - begun):
             batch = np.sort(order[step * size : (step + 1) * size])
-            loss = objective.loss(network, batch, generator)
             share = rate(training.steps, recipe.epochs * per_epoch)
-            training.learn(loss, share)
-            if not math.isfinite(training.losses):
-                raise RadtransferError(
-                    f"{what}: the loss is {loss.item()} in step {training.steps}; set a lower learning_rate (it is "
-                    f"{recipe.learning_rate:g})"
-                )
+            try:
+                _step(training, objective, batch, share)
+            except FloatingPointError as error:
+                raise _diverged(what, str(error), recipe) from None
+            except (RuntimeError, MemoryError) as error:
+                if not memory.exhausted(error):
+                    raise
+                memory.release(error)
+                network.input_size = full
+                raise _too_large(training, objective, batch, what, error) from None
             if step + 1 < per_epoch:
                 checkpoints.offer(training)
         step_seconds = (time.monotonic() - clock) / (per_epoch - begun)
@@ -285,6 +308,33 @@ def _epochs(
         yield _Epoch(number, training.losses / per_epoch, recipe.learning_rate * share, size / step_seconds, left)
         training.losses = 0.0
         checkpoints.offer(training)
+
+
+def _step(training: Training, objective: Objective, batch: NDArray[np.intp], share: float) -> None:
+    training.learn(objective.loss(training.network, batch, training.generator), share)
+
+
+def _too_large(
+    training: Training, objective: Objective, batch: NDArray[np.intp], what: str, error: BaseException
+) -> RadtransferError:
+    """Memory ran out in a step. How many images would have fitted is tried, at the full input size, on this training,
+    which is then of no more use."""
+    size, step = len(batch), training.steps + 1
+    fits = memory.fitting(size, SMALLEST_BATCH, lambda part: _step(training, objective, batch[:part], 0.0))
+    if fits:
+        advice = f"{fits} of {training.network.input_size} px were tried and fit: set batch_size to {fits}"
+    elif fits is None and size // 2 >= SMALLEST_BATCH:
+        advice = f"set batch_size to {size // 2} (half of it, which was not tried)"
+    else:
+        advice = "no smaller batch fits: set a smaller input_size or name another backbone"
+    return RadtransferError(
+        f"{what}: out of memory in step {step} with {size} images ({memory.first_line(error)}); {advice}, or give this "
+        "process more memory"
+    )
+
+
+def _diverged(what: str, how: str, recipe: Recipe) -> RadtransferError:
+    return RadtransferError(f"{what}: {how}; set a lower learning_rate (it is {recipe.learning_rate:g})")
 
 
 def steps_per_epoch(rows: NDArray[np.intp], recipe: Recipe) -> int:

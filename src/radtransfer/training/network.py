@@ -19,17 +19,20 @@ from torch.nn import functional
 from radtransfer import artifacts
 from radtransfer.config import MAX_SIDE
 from radtransfer.errors import RadtransferError
+from radtransfer.training import memory
 from radtransfer.training.runtime import device
 
 HEAD_STD = 0.01
 WEIGHTS = "weights.safetensors"
+NAME_ANOTHER = "name another backbone"
 
 
 class Network(nn.Module):
     """A timm backbone with a single-logit head, fed with stored images.
 
-    Grey images are repeated over the three input channels: for the first convolution this equals summing its filters
-    over the channels, so that ImageNet filters keep what they learnt, and every backbone is treated alike.
+    Grey images have one channel. It is repeated over the three input channels, each normalised as published: for the
+    first convolution this equals summing its filters over the channels, so that ImageNet filters keep what they learnt,
+    and every backbone is treated alike.
 
     Args:
         backbone: name of a timm classification model.
@@ -45,7 +48,8 @@ class Network(nn.Module):
         heads: what training gives it beside its own head (:mod:`radtransfer.training.objective`); not part of a model.
 
     Raises:
-        RadtransferError: unknown backbone.
+        RadtransferError: unknown backbone, one that does not take images of that size, or one without what is needed of
+            it: one linear layer behind pooled features [B, D].
     """
 
     mean: Tensor
@@ -55,12 +59,22 @@ class Network(nn.Module):
         super().__init__()
         check_backbones([backbone])
         self.backbone = backbone
-        published = timm.get_pretrained_cfg(backbone) or timm.models.PretrainedCfg()
+        published = cast(timm.models.PretrainedCfg, timm.get_pretrained_cfg(backbone))
         self.input_size = input_size or int(published.input_size[-1])
         self.resizable = not published.fixed_input_size
         fixed: dict[str, Any] = {} if self.resizable else {"img_size": self.input_size}
-        self.body = timm.create_model(backbone, pretrained=False, num_classes=1, **fixed)
-        self.feature_dim = int(cast(int, self.body.head_hidden_size))
+        try:
+            self.body = timm.create_model(backbone, pretrained=False, num_classes=1, **fixed)
+            self.feature_dim = _head_inputs(self.body, backbone)
+            if self.input_size != published.input_size[-1]:
+                _try_size(self.body, self.input_size)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            if memory.exhausted(error):
+                raise
+            raise RadtransferError(
+                f"backbone {backbone} does not take images of {self.input_size} px ({memory.first_line(error)}); it "
+                f"was published for {published.input_size[-1]} px: set input_size to 0, or to a size that fits"
+            ) from None
         self.map_channels = int(cast(int, self.body.num_features))
         self.heads = nn.ModuleDict()
         self.reset_head()
@@ -121,8 +135,19 @@ class Network(nn.Module):
         return maps[:, prefix:].transpose(1, 2).reshape(len(maps), -1, side, side)
 
     def pooled(self, maps: Tensor) -> Tensor:
-        """Features [B, D] of what :meth:`maps` gives."""
-        return cast(Tensor, cast(Any, self.body).forward_head(maps, pre_logits=True))
+        """Features [B, D] of what :meth:`maps` gives.
+
+        Raises:
+            RadtransferError: the backbone gives something else.
+        """
+        features = cast(Any, self.body).forward_head(maps, pre_logits=True)
+        shape = tuple(getattr(features, "shape", ()))
+        if shape != (len(maps), self.feature_dim):
+            raise RadtransferError(
+                f"backbone {self.backbone} gives features {shape or type(features).__name__} of {len(maps)} images; "
+                f"expected one vector of {self.feature_dim} for each; {NAME_ANOTHER}"
+            )
+        return cast(Tensor, features)
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features [B, D] of stored images [B, S, S]."""
@@ -138,16 +163,58 @@ class Network(nn.Module):
 
 
 def check_backbones(names: Sequence[str]) -> None:
-    """Check that timm knows every name.
+    """Check that timm knows every name, and the tag of its weights behind a dot where there is one.
 
     Raises:
         RadtransferError: names the first unknown one, with near matches.
     """
     for name in names:
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else "list them with timm.list_models()"
+        model, _, tag = name.partition(".")
+        if model not in timm.list_models():
+            now = timm.models.get_deprecated_models().get(model)
+            hint = f"its name there is now {now}" if now else _near(model, timm.list_models())
             raise RadtransferError(f"backbones: timm has no model {name!r}; {hint}")
+        tags = timm.models.get_arch_pretrained_cfgs(model)
+        if "." in name and name not in tags:
+            hint = f"it knows {', '.join(tags)}" if tags else f"it knows none for {model}"
+            raise RadtransferError(f"backbones: timm knows no weights {tag!r} of {name!r}; {hint}")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """A hint for an unknown name: what begins with it, the shortest first, else what looks like it."""
+    name = name.lower()
+    longer = sorted((each for each in known if name and each.startswith(name)), key=lambda each: (len(each), each))
+    near = longer[:4] or difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    return f"did you mean {', '.join(near)}?" if near else "list them with timm.list_models()"
+
+
+def _head_inputs(body: nn.Module, backbone: str) -> int:
+    """D, the length of the features that the head takes.
+
+    Raises:
+        RadtransferError: the head is not one linear layer with one output.
+    """
+    head: Any = body.get_classifier() if hasattr(body, "get_classifier") else None  # type: ignore[operator]
+    if not isinstance(head, nn.Linear) or head.out_features != 1 or not hasattr(body, "forward_head"):
+        found = f"{len(head)} heads" if isinstance(head, tuple) else f"a head of class {type(head).__name__}"
+        raise RadtransferError(
+            f"backbone {backbone} has {found}; expected one linear layer behind pooled features; {NAME_ANOTHER}"
+        )
+    return head.in_features
+
+
+def _try_size(body: nn.Module, side: int) -> None:
+    """Pass one image of that side.
+
+    Raises:
+        AssertionError, ValueError, RuntimeError: it does not fit; of timm, or because a border would be left out.
+    """
+    patch = getattr(getattr(body, "patch_embed", None), "patch_size", None) or (1,)
+    if side % patch[0]:
+        raise ValueError(f"patches of {patch[0]} px do not fill them")
+    with torch.inference_mode():
+        body.eval()(torch.zeros(1, 3, side, side))
+    body.train()
 
 
 def load_network(model_dir: Path, fit: str = "") -> Network:

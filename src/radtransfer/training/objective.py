@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import metrics
-from radtransfer.preprocess.store import Store
+from radtransfer.preprocess.store import Store, taken
 from radtransfer.training.augment import augment
-from radtransfer.training.inference import infer
+from radtransfer.training.inference import batches
 from radtransfer.training.network import Network
 from radtransfer.training.runtime import device
 
@@ -48,13 +48,14 @@ class Objective:
         self._store, self._task, self._boxes = store, task, boxes
         self._labels = store.manifest["label"].to_numpy(np.float32)
         self._class_weight = _balanced(self._labels[rows].astype(np.intp))
-        parts, self._part = np.unique(store.manifest["body_part"].to_numpy(str), return_inverse=True)
-        self._part_weight = _balanced(self._part[rows], len(parts))
-        if task != "abnormality" and len(set(self._part[rows].tolist())) < 2:
-            raise RadtransferError(
-                f"pretrain_task: {task}: all training images of {store.artifact.path} show the body part "
-                f"{str(parts[0])!r}; set it to abnormality, or name more source_parts"
-            )
+        if task != "abnormality":
+            parts, self._part = np.unique(store.manifest["body_part"].to_numpy(str), return_inverse=True)
+            self._part_weight = _balanced(self._part[rows], len(parts))
+            if len(set(self._part[rows].tolist())) < 2:
+                raise RadtransferError(
+                    f"pretrain_task: {task}: all training images of {store.artifact.path} show the body part "
+                    f"{str(parts[0])!r}; set it to abnormality, or name more source_parts"
+                )
         if boxes and not any(map(len, store.manifest["boxes"].iloc[rows])):
             raise RadtransferError(
                 f"pretrain_boxes: no training image of {store.artifact.path} has a lesion box; set it to false"
@@ -70,7 +71,7 @@ class Objective:
     def loss(self, network: Network, batch: NDArray[np.intp], generator: torch.Generator) -> Tensor:
         """Mean loss over a batch of rows, augmented, with its graph."""
         place = device()
-        images = torch.from_numpy(self._store.images[batch]).to(place)
+        images = torch.from_numpy(taken(self._store.images, batch)).to(place)
         masks = torch.from_numpy(self._masks(batch)).to(place) if self._boxes else None
         images, masks = augment(images, generator, masks)
         maps = network.maps(images)
@@ -90,17 +91,30 @@ class Objective:
         """AUROC and loss on rows that nothing is learnt from.
 
         Of the abnormality, if it is learnt; else of the body parts, the mean over them of each against the rest.
+
+        Raises:
+            FloatingPointError: the network's scores are no longer numbers.
         """
-        features, logits = infer(network, self._store.images[rows], what=what)
+        scores = self._scores(network, rows, what)
+        if not torch.isfinite(scores).all():
+            raise FloatingPointError("a validation score is not a number")
         if self._task != _PART:
-            auroc = _auroc(self._labels[rows] == 1, logits)
-            return auroc, self._abnormality(torch.from_numpy(logits).to(device()), rows).item()
-        with torch.inference_mode():
-            scores = network.heads[_PART](torch.from_numpy(features).to(device()))
-            loss = self._parts(scores, rows).item()
+            return _auroc(self._labels[rows] == 1, scores), self._abnormality(scores, rows).item()
         truth = self._part[rows]
         seen = [part for part in range(scores.shape[1]) if 0 < (truth == part).sum() < len(truth)]
-        return float(np.mean([_auroc(truth == part, scores[:, part].cpu().numpy()) for part in seen])), loss
+        auroc = np.mean([_auroc(truth == part, scores[:, part]) for part in seen])
+        return float(auroc), self._parts(scores, rows).item()
+
+    def _scores(self, network: Network, rows: NDArray[np.intp], what: str) -> Tensor:
+        """Logits [N] of the abnormality, or scores [N, P] of the body parts."""
+        scores = []
+        for _, ((features, logits),) in batches([network], self._store.images, what=what, of=rows):
+            if self._task != _PART:
+                scores.append(torch.from_numpy(logits))
+            else:
+                with torch.inference_mode():
+                    scores.append(network.heads[_PART](torch.from_numpy(features).to(device())).cpu())
+        return torch.cat(scores)
 
     def _abnormality(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         target = torch.from_numpy(self._labels[rows]).to(logits.device)
@@ -139,5 +153,5 @@ def _balanced(classes: NDArray[np.intp], count: int = 2) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def _auroc(positive: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    return float(metrics.auroc(positive, scores.astype(np.float64), np.ones((1, len(positive))))[0])
+def _auroc(positive: NDArray[np.bool_], scores: Tensor) -> float:
+    return float(metrics.auroc(positive, scores.numpy().astype(np.float64), np.ones((1, len(positive))))[0])

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from radtransfer import artifacts
@@ -21,6 +23,9 @@ from radtransfer.training.network import WEIGHTS, Network, load_network
 from radtransfer.training.objective import Task
 from radtransfer.training.runtime import device, settle
 from radtransfer.training.weights import load_imagenet
+
+LEARNT_FROM = ("image_id", "label", "group_id", "split", "sha256")
+"""Columns of the manifest; the others would only take memory."""
 
 
 def pretrain(
@@ -74,7 +79,7 @@ def pretrain(
         RadtransferError: unknown backbone, weights that cannot be had, a store without both classes, or a model of an
             earlier run that does not fit.
     """
-    store = _open(source_store)
+    store = _open(source_store, "body_part", "boxes")
     if pretrained_models:
         model = reuse.find(Path(pretrained_models), backbone, init, task, boxes=boxes)
         before = load_network(model.path)
@@ -151,12 +156,25 @@ def finetune(
     _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit)
 
 
-def _open(path: Path) -> Store:
-    store = Store.open(path)
+def _open(path: Path, *more: str) -> Store:
+    """The store, whose train and validation splits hold images of both classes, with more columns where needed."""
+    store = Store.open(path, LEARNT_FROM + more)
     for split in ("train", "validation"):
-        classes = store.manifest["label"].to_numpy()[store.rows(split)]
-        if len(set(classes.tolist())) < 2:
-            raise RadtransferError(f"{path}: split {split!r} holds {len(classes)} images of fewer than two classes")
+        rows = store.rows(split)
+        labels = store.manifest["label"].to_numpy()[rows]
+        odd = np.flatnonzero(~np.isin(labels, (0, 1)))
+        if len(odd):
+            label = "none" if pd.isna(labels[odd[0]]) else int(labels[odd[0]])
+            image = store.manifest["image_id"].iloc[rows[odd[0]]]
+            raise RadtransferError(
+                f"{path}: manifest.parquet gives image {image} of split {split!r} the label "
+                f"{label}, one of {len(odd)} such; expected 0 or 1: make this store again"
+            )
+        if len(set(labels.tolist())) < 2:
+            raise RadtransferError(
+                f"{path}: split {split!r} holds {len(rows)} images of fewer than two classes; a training needs both "
+                "there: use more images, or cut other splits (validation_fraction, test_fraction, another seed)"
+            )
     return store
 
 
@@ -207,16 +225,18 @@ def _train_and_write(
     settings |= {"threads": start.threads, "refit": refit}
     step = str(about["stage"])
     name = f"{step} {about['tl_source'] or about['init']} {network.backbone}"
-    with artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content):
-        identity = {**settings, **about, "weights_origin": origin, "device": device().type}
-        identity["inputs"] = {key: artifact.digest for key, artifact in inputs.items()}
-        with kept(identity, checkpoints) as of:
-            task, boxes = cast(Task, about["task"]), bool(about["boxes"])
-            outcome = loop.train(network, store, recipe, name, of("train"), task, boxes=boxes)
-            if refit:
-                _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")
-                network, _ = start()
-                loop.refit(network, store, recipe, f"{name} refit", of("refit"), outcome.best_epoch)
+    identity = {**settings, **about, "weights_origin": origin, "device": device().type}
+    identity["inputs"] = {key: artifact.digest for key, artifact in inputs.items()}
+    task, boxes = cast(Task, about["task"]), bool(about["boxes"])
+    with (
+        kept(identity, checkpoints) as of,  # until the model is written
+        artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content),
+    ):
+        outcome = loop.train(network, store, recipe, name, of("train"), task, boxes=boxes)
+        if refit:
+            _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")
+            network, _ = start()
+            loop.refit(network, store, recipe, f"{name} refit", of("refit"), outcome.best_epoch)
         _save(network, folder / WEIGHTS)
         if step == "pretrain":
             seen = sorted(set(store.manifest["sha256"]))
@@ -246,5 +266,12 @@ def _source_steps(start: _Start) -> int:
 
 
 def _save(network: Network, path: Path) -> None:
-    kept = {key: tensor for key, tensor in network.state_dict().items() if not key.startswith("heads.")}
-    save_file({key: tensor.cpu().contiguous() for key, tensor in kept.items()}, path)
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("heads.")}
+    odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if odd:
+        raise RadtransferError(f"{network.backbone}: {odd[0]} is not finite after training; set a lower learning_rate")
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # its own class even for a full disk
+        raise RadtransferError(f"{path}: cannot be written ({error}); make room or name another path") from None

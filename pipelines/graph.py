@@ -59,7 +59,13 @@ def parameters(defaults: Mapping[str, Any]) -> dict[str, tuple[type, Any, str]]:
 
 
 def build(
-    pipeline: str, description: str, defaults: Mapping[str, Any], *, image: str = IMAGE, target: Target = "cluster"
+    pipeline: str,
+    description: str,
+    defaults: Mapping[str, Any],
+    *,
+    image: str = IMAGE,
+    target: Target = "cluster",
+    gpus: int = 1,
 ) -> BaseComponent:
     """Make a KFP pipeline.
 
@@ -68,12 +74,12 @@ def build(
         description: what it is for, shown in the KFP UI.
         defaults: see :func:`parameters`.
         image: image of all tasks.
-        target: where it is to run, see :func:`radtransfer_pipelines.resources.settle`.
+        target, gpus: where it is to run, see :func:`radtransfer_pipelines.resources.settle`.
     """
     known = parameters(defaults)
 
     def graph(*channels: Any) -> None:
-        _graph(dict(zip(known, channels, strict=True)), pipeline, image, target)
+        _graph(dict(zip(known, channels, strict=True)), pipeline, image, target, gpus)
 
     # KFP reads a function's signature and docstring: give it one entry for each parameter, so that the
     # configuration stays the only place that lists them.
@@ -89,12 +95,12 @@ def build(
     return dsl.pipeline(graph, name=pipeline.replace("_", "-"), description=description)
 
 
-def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> None:
+def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus: int) -> None:
     def take(*names: str, **more: Any) -> dict[str, Any]:
         return {name: p[name] for name in names} | more | {"code_version": p["code_version"]}
 
     def placed(task: Any, step: str, *, looped: bool = False) -> Any:
-        return settle(task, step, image=image, target=target, looped=looped)
+        return settle(task, step, image=image, target=target, gpus=gpus, looped=looped)
 
     data = ["data_root", "target_layout", "target_path", "target_part", "target_table"]
     data += ["source_layout", "source_path", "source_parts", "source_table"]

@@ -18,9 +18,9 @@ class Resources:
     """What one task needs on a cluster.
 
     Attributes:
-        cpu: request and limit, cores.
-        memory: request and limit, Kubernetes quantity.
-        gpu: takes one GPU where the pipeline is compiled for a cluster that has some.
+        cpu: request and limit, cores; of a task that takes GPUs, for each of them.
+        memory: request and limit, GiB; likewise.
+        gpu: takes GPUs where the pipeline is compiled for a cluster that has some.
         retries: how often a failed task is tried again. Only what may fail by the network (the data, the registry):
             what fails by its data would fail again, and inside a loop KFP ignores retries altogether.
         cached: whether a finished task of the same inputs answers for it on a cluster. Not where the inputs do not say
@@ -31,8 +31,8 @@ class Resources:
         storage: gets the credentials of the object storage that data and checkpoints may lie in.
     """
 
-    cpu: str
-    memory: str
+    cpu: int
+    memory: int
     gpu: bool = False
     retries: int = 0
     cached: bool = True
@@ -42,16 +42,16 @@ class Resources:
 
 
 RESOURCES: dict[str, Resources] = {
-    "preprocess": Resources(cpu="2", memory="4Gi", retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
-    "pretrain": Resources(cpu="4", memory="8Gi", gpu=True, volume=True, storage=True),
-    "finetune": Resources(cpu="4", memory="8Gi", gpu=True, volume=True, storage=True),
-    "extract": Resources(cpu="2", memory="4Gi"),
-    "fuse": Resources(cpu="1", memory="2Gi"),
-    "classify": Resources(cpu="2", memory="4Gi"),
-    "evaluate": Resources(cpu="2", memory="4Gi"),
-    "explain": Resources(cpu="2", memory="4Gi"),
-    "register": Resources(cpu="1", memory="2Gi", retries=2, volume=True),
-    "report": Resources(cpu="1", memory="2Gi"),
+    "preprocess": Resources(cpu=2, memory=4, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
+    "pretrain": Resources(cpu=4, memory=8, gpu=True, volume=True, storage=True),
+    "finetune": Resources(cpu=4, memory=8, gpu=True, volume=True, storage=True),
+    "extract": Resources(cpu=2, memory=4),
+    "fuse": Resources(cpu=1, memory=2),
+    "classify": Resources(cpu=2, memory=4),
+    "evaluate": Resources(cpu=2, memory=4),
+    "explain": Resources(cpu=2, memory=4),
+    "register": Resources(cpu=1, memory=2, retries=2, volume=True),
+    "report": Resources(cpu=1, memory=2),
 }
 GPU = "nvidia.com/gpu"
 # Names in manifests/base, and where the volume appears in a task.
@@ -67,7 +67,7 @@ STORAGE = {
 }
 
 
-def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) -> Any:
+def settle(task: Any, step: str, *, image: str, target: Target, gpus: int = 1, looped: bool) -> Any:
     """Give a task its image, and on a cluster what :data:`RESOURCES` says.
 
     Locally there is nothing else to set: ``kfp.local`` ignores resources and would repeat a failed task at once.
@@ -77,6 +77,7 @@ def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) ->
         step: its row in the table.
         image: image to run in.
         target: where the pipeline is to run.
+        gpus: that a training takes where there are some; it runs one process on each.
         looped: whether it stands in a loop, where KFP ignores retries.
     """
     need = RESOURCES[step]
@@ -85,8 +86,10 @@ def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) ->
         task.set_caching_options(True)  # what the run's folder holds; `data_version` is part of the key
         return task
     task.set_caching_options(need.cached)
-    task.set_cpu_request(need.cpu).set_cpu_limit(need.cpu)
-    task.set_memory_request(need.memory).set_memory_limit(need.memory)
+    taken = gpus if need.gpu and target == "cluster-gpu" else 0
+    cpu, memory = (str(need.cpu * max(1, taken)), f"{need.memory * max(1, taken)}Gi")
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    task.set_memory_request(memory).set_memory_limit(memory)
     if need.retries and not looped:
         task.set_retry(num_retries=need.retries, backoff_duration="30s", backoff_factor=2)
     if need.volume:
@@ -98,8 +101,8 @@ def settle(task: Any, step: str, *, image: str, target: Target, looped: bool) ->
     if need.storage:
         # Optional too: a service account may have the rights, and data on the volume needs none.
         kubernetes().use_secret_as_env(task, SECRET, STORAGE, optional=True)
-    if need.gpu and target == "cluster-gpu":
-        on_gpu(task)
+    if taken:
+        on_gpu(task, taken)
     return task
 
 
@@ -118,10 +121,11 @@ def kubernetes() -> ModuleType:
     return module
 
 
-def on_gpu(task: Any) -> Any:
-    """Ask for one GPU and let the pod onto nodes that are tainted for it."""
-    task.set_accelerator_type(GPU).set_accelerator_limit(1)
+def on_gpu(task: Any, count: int) -> Any:
+    """Ask for so many GPUs of one node and let the pod onto nodes that are tainted for them."""
+    task.set_accelerator_type(GPU).set_accelerator_limit(count)
     kubernetes().add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
-    # DataLoader workers share batches through /dev/shm, 64 MiB by default.
-    kubernetes().empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit="1Gi")  # noqa: S108
+    # DataLoader workers share batches, and NCCL's processes gradients, through /dev/shm, 64 MiB by default.
+    place, size = "/dev/shm", f"{count}Gi"  # noqa: S108
+    kubernetes().empty_dir_mount(task, volume_name="shm", mount_path=place, medium="Memory", size_limit=size)
     return task

@@ -78,8 +78,8 @@ def test_table_of_resources_covers_all_tasks_and_reaches_them(package: dict[str,
     for name, container in found.items():
         need = RESOURCES[step_of(name)]
         assert container["image"] == IMAGE
-        assert container["resources"]["resourceCpuLimit"] == need.cpu
-        assert container["resources"]["resourceMemoryLimit"] == need.memory
+        assert container["resources"]["resourceCpuLimit"] == str(need.cpu)
+        assert container["resources"]["resourceMemoryLimit"] == f"{need.memory}Gi"
         assert "accelerator" not in container["resources"]
         task = tasks(package)[name]
         # A recurring run must look at the data anew; KFP writes {} for a task that is not cached.
@@ -144,13 +144,21 @@ def test_local_packages_are_all_cached_and_have_nothing_of_a_cluster(
         compile_all(tmp_path, target="cluster")
 
 
-def test_gpu_packages_ask_for_a_gpu_where_training_is(tmp_path: Path) -> None:
-    path = compile_all(tmp_path, image="registry.example/radtransfer@sha256:0", target="cluster-gpu")[0]
+@pytest.mark.parametrize("gpus", [1, 4])
+def test_gpu_packages_ask_for_gpus_where_training_is(tmp_path: Path, gpus: int) -> None:
+    path = compile_all(tmp_path, image="registry.example/radtransfer@sha256:0", target="cluster-gpu", gpus=gpus)[0]
     package, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     for name, container in executors(package).items():
         assert container["image"] == "registry.example/radtransfer@sha256:0"
         wanted = step_of(name) in {"pretrain", "finetune"}
         assert ("accelerator" in container["resources"]) == wanted
+        if wanted:
+            need, asked = RESOURCES[step_of(name)], container["resources"]
+            assert asked["accelerator"]["resourceCount"] == str(gpus)
+            assert (asked["resourceCpuLimit"], asked["resourceMemoryLimit"]) == (
+                str(need.cpu * gpus),
+                f"{need.memory * gpus}Gi",
+            )
         extra = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].get(f"exec-{name}", {})
         assert ("tolerations" in extra) == wanted
         assert ("emptyDirMounts" in extra) == wanted

@@ -41,6 +41,12 @@ def source(tmp_path: Path) -> Store:
     return replace(opened, images=images, manifest=manifest)
 
 
+@pytest.fixture
+def kept_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trained network keeps the heads that it was given."""
+    monkeypatch.setattr(torch.nn.ModuleDict, "clear", lambda _: None)
+
+
 def network(seed: int = 0) -> Network:
     torch.manual_seed(seed)
     return Network("test_resnet", SIDE)
@@ -87,7 +93,7 @@ def test_a_training_that_gets_no_better_ends_early_and_stays_ended(
     assert outcomes[0] == outcomes[1]
 
 
-def test_body_part_and_boxes_are_learnt_beside_the_abnormality(source: Store, tmp_path: Path) -> None:
+def test_body_part_and_boxes_are_learnt_beside_the_abnormality(source: Store, tmp_path: Path, kept_heads: None) -> None:
     trained = network()
     objective = Objective(source, source.rows("train"), "both", boxes=True)
     recipe = replace(PLAIN, epochs=12, learning_rate=3e-3)
@@ -115,7 +121,7 @@ def test_maps_have_cells_whatever_the_backbone(backbone: str) -> None:
     assert cells.shape[:2] == (1, bare.map_channels) and cells.shape[2] == cells.shape[3] > 1
 
 
-def test_body_part_alone_is_chosen_by_its_own_score(source: Store, tmp_path: Path) -> None:
+def test_body_part_alone_is_chosen_by_its_own_score(source: Store, tmp_path: Path, kept_heads: None) -> None:
     trained = network()
     train(trained, source, replace(PLAIN, epochs=6), "t", Checkpoints(tmp_path), "body_part")
     rows = source.rows("validation")

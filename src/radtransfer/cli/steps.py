@@ -78,12 +78,19 @@ def compile_(
     out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("build/pipelines"),
     image: Annotated[str | None, typer.Option(help="Image of all tasks, best with its digest.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="For a cluster with GPUs: training asks for one.")] = False,
+    gpus: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Likewise, and each training asks for so many of one node and shares its batches out."
+        ),
+    ] = 0,
 ) -> None:
     """Compile the pipelines to packages for the KFP UI."""
     from radtransfer_components.support import IMAGE
     from radtransfer_pipelines.compile import compile_all
 
-    for path in compile_all(out, image=image or IMAGE, target="cluster-gpu" if gpu else "cluster"):
+    target: Literal["cluster", "cluster-gpu"] = "cluster-gpu" if gpu or gpus else "cluster"
+    for path in compile_all(out, image=image or IMAGE, target=target, gpus=max(1, gpus)):
         print(path)
 
 

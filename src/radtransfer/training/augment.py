@@ -20,7 +20,12 @@ ERASE_SIDE = (0.08, 0.25)
 
 
 def augment(
-    images: Tensor, generator: torch.Generator, masks: Tensor | None = None, *, flip: bool = True
+    images: Tensor,
+    generator: torch.Generator,
+    masks: Tensor | None = None,
+    *,
+    flip: bool = True,
+    of: tuple[int, slice] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Randomly rotate, scale, shift, mirror, change exposure, add noise and blot out a square.
 
@@ -31,15 +36,17 @@ def augment(
         generator: on the CPU; the only source of randomness, so that a batch depends on nothing else.
         masks: uint8 [B, S, S] of regions of the images, which move with them.
         flip: mirror half of the images left to right.
+        of: the images are a part of a batch of so many, and look as they would in that batch; None: they are all of it.
 
     Returns:
         Images and masks, float32 [B, S, S] in 0..255, on the device of ``images``.
     """
     batch, side = images.shape[0], images.shape[-1]
+    whole, part = of or (batch, slice(None))
     place = images.device
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(batch).uniform_(low, high, generator=generator)
+        return torch.empty(whole).uniform_(low, high, generator=generator)[part]
 
     angle = uniform(-ROTATION_DEGREES, ROTATION_DEGREES) * (math.pi / 180)
     scale = torch.exp(uniform(-SCALE, SCALE))
@@ -66,7 +73,7 @@ def augment(
 
     x = x.clamp(0, 1) ** per_image(torch.exp(uniform(-GAMMA, GAMMA)))
     x = x * per_image(torch.exp(uniform(-CONTRAST, CONTRAST))) + per_image(uniform(-BRIGHTNESS, BRIGHTNESS))
-    x = x + per_image(uniform(0, NOISE)) * torch.randn(x.shape, generator=generator).to(place)
+    x = x + per_image(uniform(0, NOISE)) * torch.randn(whole, *x.shape[1:], generator=generator)[part].to(place)
     x = _erase(x.clamp(0, 1), uniform(0, 1), uniform(*ERASE_SIDE), uniform(0, 1), uniform(0, 1))
     return x.squeeze(1) * 255, None if masks is None else moved(masks.float()).squeeze(1)
 

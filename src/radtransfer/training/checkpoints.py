@@ -37,6 +37,8 @@ from radtransfer.storage import Bucket, address
 KEPT = 2
 MINUTES = 5.0
 """Between two checkpoints."""
+ASKED_TO_END = 128 + signal.SIGTERM
+"""Exit code of a training that was asked to end."""
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 _SAID = "said"
 
@@ -62,6 +64,10 @@ class Checkpoints:
         folder: where they are written.
         remote: bucket and prefix where they are kept, if not in the folder.
         ending: set when the process is asked to end: it does so after a last checkpoint.
+
+    Attributes:
+        folder, remote: as given.
+        minutes: between two.
     """
 
     def __init__(
@@ -70,9 +76,10 @@ class Checkpoints:
         remote: tuple[Bucket, str] | None = None,
         ending: threading.Event | None = None,
     ) -> None:
-        self._folder, self._remote = folder, remote
+        self.folder, self.remote = folder, remote
+        self.minutes = MINUTES
         self._ending = ending or threading.Event()
-        self._last = time.monotonic()
+        self.reset()
 
     def offer(self, training: Resumable) -> None:
         """Leave a checkpoint if it is time.
@@ -80,11 +87,20 @@ class Checkpoints:
         Raises:
             SystemExit: this process was asked to end.
         """
-        if self._ending.is_set() or time.monotonic() - self._last >= 60 * MINUTES:
+        due, ending = self.wanted()
+        if due or ending:
             self.save(training)
-        if self._ending.is_set():
+        if ending:
             print("training: asked to end; the same again goes on from here", file=sys.stderr, flush=True)
-            sys.exit(128 + signal.SIGTERM)
+            sys.exit(ASKED_TO_END)
+
+    def wanted(self) -> tuple[bool, bool]:
+        """Whether it is time for one, and whether the process was asked to end."""
+        return time.monotonic() - self._last >= 60 * self.minutes, self._ending.is_set()
+
+    def reset(self) -> None:
+        """Count the minutes from now."""
+        self._last = time.monotonic()
 
     def save(self, training: Resumable) -> None:
         """Leave a checkpoint. What keeps it from being written is warned of: the one before it is still there.
@@ -96,36 +112,37 @@ class Checkpoints:
         if odd:
             _warn(f"no checkpoint after step {steps} ({odd[0]} is not finite)")
             return
-        partial = self._folder / f".{os.getpid()}.partial"
+        partial = self.folder / f".{os.getpid()}.partial"
         try:
             save_file(
                 {name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {_SAID: json.dumps(said)}
             )
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
-            final = self._folder / f"{steps:08d}-{file_sha256(partial)}.safetensors"
+            final = self.folder / f"{steps:08d}-{file_sha256(partial)}.safetensors"
             partial.rename(final)
-            if self._remote:
-                bucket, prefix = self._remote
+            if self.remote:
+                bucket, prefix = self.remote
                 bucket.put(prefix + final.name, final)
             self._thin()
         except (OSError, SafetensorError, RadtransferError) as error:
             _warn(f"no checkpoint after step {steps} ({error}); it goes on without")
         finally:
             partial.unlink(missing_ok=True)
-            self._last = time.monotonic()
+            self.reset()
 
-    def resume(self, training: Resumable) -> None:
-        """Bring a training to the newest sound checkpoint of it, if there is one."""
+    def resume(self, training: Resumable) -> str | None:
+        """Bring a training to the newest sound checkpoint of it, if there is one, and return that one's name."""
         for name in sorted(self._names(), reverse=True):
             try:
-                tensors, said = self._read(name)
+                tensors, said = self.read(name)
                 training.restore(tensors, said)
             except (OSError, SafetensorError, RadtransferError, ValueError, KeyError, TypeError) as error:
                 _warn(f"checkpoint {name} is passed over ({type(error).__name__}: {error})")
             else:
                 print(f"training: goes on after step {int(name[:8])}", file=sys.stderr, flush=True)
-                return
+                return name
+        return None
 
     def remove(self) -> None:
         """Remove all of them."""
@@ -136,16 +153,21 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """Names of the checkpoints that there are."""
-        names = {path.name for path in self._folder.iterdir()}
-        if self._remote:
-            bucket, prefix = self._remote
+        names = {path.name for path in self.folder.iterdir()}
+        if self.remote:
+            bucket, prefix = self.remote
             names |= {each.key.removeprefix(prefix) for each in bucket.list(prefix)}
         return [name for name in names if _NAME.fullmatch(name)]
 
-    def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        path = self._folder / name
-        if self._remote and not path.exists():
-            bucket, prefix = self._remote
+    def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON values of a checkpoint.
+
+        Raises:
+            OSError, SafetensorError, RadtransferError, ValueError: it cannot be had, or is damaged.
+        """
+        path = self.folder / name
+        if self.remote and not path.exists():
+            bucket, prefix = self.remote
             bucket.get(prefix + name, path)
         if file_sha256(path) != name[9:73]:
             raise ValueError("damaged, its digest is another")
@@ -156,9 +178,9 @@ class Checkpoints:
     def _thin(self, keep: int = KEPT) -> None:
         """Remove all but the newest."""
         for name in sorted(self._names(), reverse=True)[keep:]:
-            (self._folder / name).unlink(missing_ok=True)
-            if self._remote:
-                bucket, prefix = self._remote
+            (self.folder / name).unlink(missing_ok=True)
+            if self.remote:
+                bucket, prefix = self.remote
                 bucket.delete(prefix + name)
 
 
@@ -180,7 +202,7 @@ def kept(identity: Mapping[str, Any], place: str) -> Iterator[Callable[[str], Ch
     where = address(place) if place else None
     phases: list[Checkpoints] = []
     ending = threading.Event()
-    with _sigterm_sets(ending), ExitStack() as stack:
+    with sigterm_sets(ending), ExitStack() as stack:
         held_folder = None if isinstance(where, tuple) else _held(stack, where, key)
         folder = held_folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoints-")))
 
@@ -216,7 +238,8 @@ def _held(stack: ExitStack, root: Path | None, key: str) -> Path | None:
 
 
 @contextmanager
-def _sigterm_sets(ending: threading.Event) -> Iterator[None]:
+def sigterm_sets(ending: threading.Event) -> Iterator[None]:
+    """While the block runs, SIGTERM sets this and does nothing else."""
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield
         return

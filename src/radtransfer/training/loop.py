@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import console, sparkline, track
-from radtransfer.training import memory
+from radtransfer.training import distributed, memory
 from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.network import Network
 from radtransfer.training.objective import Objective, Task
@@ -68,12 +68,14 @@ class Training:
 
     Attributes:
         network: the one trained, on this process's device.
+        shared: gives its outputs in a step, as one of several processes; see
+            :func:`radtransfer.training.distributed.wrapped`.
         average: moving average of its weights, in evaluation mode.
         optimizer: AdamW.
         rates: peak rates of its groups.
         generator: of the order and the augmentation of the epoch under way.
         steps: done so far.
-        losses: sum over the steps of the epoch under way.
+        losses: sum over the steps of the epoch under way, means over their whole batches.
         history: a row per epoch validated.
         best_epoch, best, best_weights: the epoch to keep so far, its validation AUROC, and its averaged weights.
     """
@@ -81,6 +83,7 @@ class Training:
     def __init__(self, network: Network, recipe: Recipe) -> None:
         network.to(device()).to(memory_format=torch.channels_last)
         self.network, self.average = network, copy.deepcopy(network).eval()
+        self.shared = distributed.wrapped(network, unused=recipe.freeze_epochs > 0)
         self.optimizer = torch.optim.AdamW(_groups(network, recipe))
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.generator = torch.Generator()
@@ -92,8 +95,8 @@ class Training:
         """Take one step.
 
         Args:
-            loss: mean over a batch, with its graph.
-        share: of the peak rates.
+            loss: mean over a batch, with its graph; see :func:`radtransfer.training.distributed.weighted`.
+            share: of the peak rates.
 
         Raises:
             FloatingPointError: loss or gradient was not finite; the weights are spoilt, so leave no checkpoint of them.
@@ -105,10 +108,11 @@ class Training:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self.optimizer.step()
         _follow(self.average, self.network, self.steps)
-        for what, value in {"loss": loss.item(), "norm of the gradient": norm.item()}.items():
+        mean = distributed.mean(loss.item())
+        for what, value in {"loss": mean, "norm of the gradient": norm.item()}.items():
             if not math.isfinite(value):
                 raise FloatingPointError(f"the {what} is {value} in step {self.steps + 1}")
-        self.losses += loss.item()
+        self.losses += mean
         self.steps += 1
 
     def tired(self, patience: int) -> bool:
@@ -218,6 +222,7 @@ def train(
             training.best_weights = {name: tensor.clone() for name, tensor in training.average.state_dict().items()}
     checkpoints.save(training)
     network.load_state_dict(training.best_weights)
+    network.heads.clear()
     network.eval()
     return Outcome(training.history, training.best_epoch, training.best, training.steps)
 
@@ -276,6 +281,7 @@ def _epochs(
     """Train on these rows from where it is, and stop after every epoch for the caller to look at it."""
     network, average, generator = training.network, training.average, training.generator
     size, per_epoch = min(recipe.batch_size, len(rows)), steps_per_epoch(rows, recipe)
+    distributed.check_batch(size)
     full = network.input_size
     while training.steps < last * per_epoch and not training.tired(recipe.patience):
         number = training.steps // per_epoch + 1
@@ -311,7 +317,7 @@ def _epochs(
 
 
 def _step(training: Training, objective: Objective, batch: NDArray[np.intp], share: float) -> None:
-    training.learn(objective.loss(training.network, batch, training.generator), share)
+    training.learn(objective.loss(training.shared, batch, training.generator), share)
 
 
 def _too_large(

@@ -24,6 +24,7 @@ from radtransfer.training.runtime import device
 
 HEAD_STD = 0.01
 WEIGHTS = "weights.safetensors"
+MAIN = "abnormality"
 NAME_ANOTHER = "name another backbone"
 
 
@@ -152,6 +153,15 @@ class Network(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Pooled features [B, D] of stored images [B, S, S]."""
         return self.pooled(self.maps(images))
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """What its own head and each of :attr:`heads` make of stored images [B, S, S]; :data:`MAIN` is its own."""
+        maps = self.maps(images)
+        features = self.pooled(maps)
+        said = {MAIN: self.head(features)}
+        for name, head in self.heads.items():
+            said[name] = head(self.as_map(maps) if isinstance(head, nn.Conv2d) else features)
+        return said
 
     def head(self, features: Tensor) -> Tensor:
         """Logits [B] of the positive class from features [B, D]."""

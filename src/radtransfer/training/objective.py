@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch.nn import functional
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import metrics
 from radtransfer.preprocess.store import Store, taken
+from radtransfer.training import distributed
 from radtransfer.training.augment import augment
 from radtransfer.training.inference import batches
-from radtransfer.training.network import Network
+from radtransfer.training.network import MAIN, Network
 from radtransfer.training.runtime import device
 
 Task = Literal["abnormality", "body_part", "both"]
@@ -48,7 +50,7 @@ class Objective:
         self._store, self._task, self._boxes = store, task, boxes
         self._labels = store.manifest["label"].to_numpy(np.float32)
         self._class_weight = _balanced(self._labels[rows].astype(np.intp))
-        if task != "abnormality":
+        if task != MAIN:
             parts, self._part = np.unique(store.manifest["body_part"].to_numpy(str), return_inverse=True)
             self._part_weight = _balanced(self._part[rows], len(parts))
             if len(set(self._part[rows].tolist())) < 2:
@@ -63,29 +65,40 @@ class Objective:
 
     def attach(self, network: Network) -> None:
         """Give a network the heads that it needs beside its own."""
-        if self._task != "abnormality":
+        if self._task != MAIN:
             network.heads[_PART] = nn.Linear(network.feature_dim, len(self._part_weight))
         if self._boxes:
             network.heads[_BOXES] = nn.Conv2d(network.map_channels, 1, 1)
 
-    def loss(self, network: Network, batch: NDArray[np.intp], generator: torch.Generator) -> Tensor:
-        """Mean loss over a batch of rows, augmented, with its graph."""
-        place = device()
-        images = torch.from_numpy(taken(self._store.images, batch)).to(place)
-        masks = torch.from_numpy(self._masks(batch)).to(place) if self._boxes else None
-        images, masks = augment(images, generator, masks)
-        maps = network.maps(images)
-        features = network.pooled(maps)
-        loss = torch.zeros((), device=place)
-        if self._task != _PART:
-            loss = loss + self._abnormality(network.head(features), batch)
-        if self._task != "abnormality":
-            said = self._parts(network.heads[_PART](features), batch)
-            loss = loss + (said if self._task == _PART else PART_WEIGHT * said)
+    def loss(
+        self, outputs: Callable[[Tensor], dict[str, Tensor]], batch: NDArray[np.intp], generator: torch.Generator
+    ) -> Tensor:
+        """Mean loss over a batch of rows, augmented, with its graph.
+
+        One of several processes takes its part of the batch, and what it gives is so weighted that their mean is the
+        loss over the whole batch; but that cells count alike by kind holds for each part by itself.
+
+        Args:
+            outputs: of the network, see :attr:`radtransfer.training.loop.Training.shared`.
+            batch: rows of the store.
+            generator: of the augmentation.
+        """
+        place, part = device(), distributed.part()
+        rows = batch[part]
+        images = torch.from_numpy(taken(self._store.images, rows)).to(place)
+        masks = torch.from_numpy(self._masks(rows)).to(place) if self._boxes else None
+        images, masks = augment(images, generator, masks, of=(len(batch), part))
+        said = outputs(images)
+        losses = []
+        if self._task == _PART:
+            losses.append(0 * said[MAIN].sum())  # DDP waits for the gradient of whatever had a part in the outputs
+        else:
+            losses.append(self._abnormality(said[MAIN], rows))
+        if self._task != MAIN:
+            losses.append(self._parts(said[_PART], rows) * (1.0 if self._task == _PART else PART_WEIGHT))
         if masks is not None:
-            cells = network.heads[_BOXES](network.as_map(maps)).squeeze(1)
-            loss = loss + BOX_WEIGHT * self._located(cells, masks, batch)
-        return loss
+            losses.append(self._located(said[_BOXES].squeeze(1), masks, rows) * BOX_WEIGHT)
+        return distributed.weighted(torch.stack(losses).sum(), len(rows), len(batch))
 
     def validate(self, network: Network, rows: NDArray[np.intp], what: str) -> tuple[float, float]:
         """AUROC and loss on rows that nothing is learnt from.
@@ -95,7 +108,7 @@ class Objective:
         Raises:
             FloatingPointError: the network's scores are no longer numbers.
         """
-        scores = self._scores(network, rows, what)
+        scores = distributed.split(lambda part: self._scores(network, part, what), rows)
         if not torch.isfinite(scores).all():
             raise FloatingPointError("a validation score is not a number")
         if self._task != _PART:

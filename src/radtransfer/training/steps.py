@@ -16,7 +16,7 @@ from radtransfer.artifacts import Artifact
 from radtransfer.config import TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
-from radtransfer.training import loop, reuse
+from radtransfer.training import distributed, loop, reuse
 from radtransfer.training.checkpoints import kept
 from radtransfer.training.loop import Recipe
 from radtransfer.training.network import WEIGHTS, Network, load_network
@@ -49,6 +49,7 @@ def pretrain(
     task: Task = "abnormality",
     boxes: bool = False,
     pretrained_models: str = "",
+    processes: int = 0,
 ) -> None:
     """Train a backbone on related images and write a **model**.
 
@@ -74,6 +75,8 @@ def pretrain(
         boxes: learn where lesions are too.
         pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
             :mod:`radtransfer.training.reuse`.
+        processes: that train together, sharing each batch; 0: one a GPU that this process was given. See
+            :mod:`radtransfer.training.distributed`.
 
     Raises:
         RadtransferError: unknown backbone, weights that cannot be had, a store without both classes, or a model of an
@@ -94,7 +97,8 @@ def pretrain(
     recipe = start.recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
     about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
     about |= {"task": task, "boxes": boxes}
-    _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, checkpoints, out)
+    inputs = {"source_store": store.artifact}
+    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, processes=processes)
 
 
 def finetune(
@@ -117,6 +121,7 @@ def finetune(
     freeze_epochs: int,
     patience: int,
     refit: bool = False,
+    processes: int = 0,
 ) -> None:
     """Train a backbone on the target images, starting from a transfer-learning source, and write a **model**.
 
@@ -153,7 +158,7 @@ def finetune(
     recipe = start.recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
     about: dict[str, object] = {"stage": "finetune", "tl_source": tl_source, "init": init}
     about |= {"pretrained_digest": before.digest if before else None, "task": "abnormality", "boxes": False}
-    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit)
+    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit, processes)
 
 
 def _open(path: Path, *more: str) -> Store:
@@ -219,10 +224,12 @@ def _train_and_write(
     checkpoints: str,
     out: Path,
     refit: bool = False,
+    processes: int = 0,
 ) -> None:
     network, origin = start()
+    processes = processes or distributed.processes()
     settings = {**vars(recipe), "backbone": network.backbone, "input_size": network.input_size}
-    settings |= {"threads": start.threads, "refit": refit}
+    settings |= {"threads": start.threads, "refit": refit, "processes": processes}
     step = str(about["stage"])
     name = f"{step} {about['tl_source'] or about['init']} {network.backbone}"
     identity = {**settings, **about, "weights_origin": origin, "device": device().type}
@@ -232,11 +239,13 @@ def _train_and_write(
         kept(identity, checkpoints) as of,  # until the model is written
         artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content),
     ):
-        outcome = loop.train(network, store, recipe, name, of("train"), task, boxes=boxes)
+        first = (store, recipe, name, of("train"), task)
+        outcome = distributed.call(processes, loop.train, network, *first, boxes=boxes)
         if refit:
             _save(network, folder / f"{artifacts.SELECTION}{WEIGHTS}")
             network, _ = start()
-            loop.refit(network, store, recipe, f"{name} refit", of("refit"), outcome.best_epoch)
+            again = (store, recipe, f"{name} refit", of("refit"), outcome.best_epoch)
+            distributed.call(processes, loop.refit, network, *again)
         _save(network, folder / WEIGHTS)
         if step == "pretrain":
             seen = sorted(set(store.manifest["sha256"]))
@@ -257,6 +266,7 @@ def _train_and_write(
             seed=recipe.seed,
             precision="float32",
             threads=start.threads,
+            processes=processes,
             positive_class=store.content["positive_class"],
         )
 
@@ -267,7 +277,6 @@ def _source_steps(start: _Start) -> int:
 
 def _save(network: Network, path: Path) -> None:
     tensors = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("heads.")}
     odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if odd:
         raise RadtransferError(f"{network.backbone}: {odd[0]} is not finite after training; set a lower learning_rate")

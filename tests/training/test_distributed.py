@@ -1,0 +1,194 @@
+"""A training by several processes is that of one process, and ends well however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from radtransfer import artifacts
+from radtransfer.errors import RadtransferError
+from radtransfer.training import checkpoints, steps
+from radtransfer.training.augment import augment
+from radtransfer.training.checkpoints import ASKED_TO_END
+from radtransfer.training.network import Network
+from radtransfer.training.steps import finetune
+from tests.training.test_checkpoints import ROOT, names
+from tests.training.test_steps import RECIPE, write_store
+
+ARGUMENTS: dict[str, Any] = RECIPE | {
+    "backbone": "test_convnext", "tl_source": "scratch", "pretrained": None, "epochs": 12, "batch_size": 9,
+}  # fmt: skip
+WEIGHTS = "weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("stores") / "target", "target")
+
+
+def with_dropout(backbone: str, input_size: int) -> Network:
+    """A network whose training depends on the random state of its process."""
+    network = Network(backbone, input_size)
+    network.body.head.drop = nn.Dropout(0.3)  # type: ignore[union-attr]
+    return network
+
+
+def train_with_dropout(target: Path, place: Path, out: Path) -> None:
+    """In two processes, with a checkpoint after every step."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(steps, "Network", with_dropout)
+        patched.setattr(checkpoints, "MINUTES", 1e-9)
+        finetune(target_store=target, out=out, processes=2, **(ARGUMENTS | {"checkpoints": str(place)}))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train_with_dropout(target, folder / "left", folder / "model")
+    return folder / "model"
+
+
+def ranks(of: int) -> list[psutil.Process]:
+    """The processes that train for a process, in the order of their ranks."""
+    found = [child for child in psutil.Process(of).children() if "RANK" in child.environ()]
+    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
+
+
+def after(count: int, place: Path, act: Callable[[], object]) -> None:
+    """Do something in another thread when so many steps more are done than there are checkpoints for."""
+    before = max([int(name[:8]) for name in names(place)], default=0)
+
+    def wait() -> None:
+        until = time.monotonic() + 120
+        while not any(int(name[:8]) >= before + count for name in names(place)) and time.monotonic() < until:
+            time.sleep(0.002)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(target: Path, tmp_path: Path) -> None:
+    """Batches of nine, of which one takes five and the other four.
+
+    Rounding alone tells them apart: about 1e-8 in the losses, 1e-5 in weights that moved by 1e-1. A mean that is not
+    weighted by 5 and 4, or a part that is augmented otherwise, moves the losses by more than 1e-3.
+    """
+    histories, weights = [], []
+    for count in (1, 2):
+        finetune(target_store=target, out=tmp_path / str(count), processes=count, **ARGUMENTS)
+        histories.append(pd.read_csv(tmp_path / str(count) / "history.csv"))
+        weights.append(load_file(tmp_path / str(count) / WEIGHTS))
+        assert artifacts.read(tmp_path / str(count), "model").content["processes"] == count
+    losses = [history[["train_loss", "validation_loss"]].to_numpy() for history in histories]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-5)
+    assert (losses[0][0] - losses[0][-1]).min() > 0.02
+    pd.testing.assert_frame_equal(histories[0], histories[1], rtol=0, atol=1e-3)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_whatever_ends_it_the_same_again_ends_as_if_nothing_had(
+    target: Path, uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One of two processes killed, all asked to end, the one that started them killed: then to the end, bit-equal."""
+    place, out = tmp_path / "left", tmp_path / "model"
+    killed: list[float] = []
+
+    def kill() -> None:
+        killed.append(time.monotonic())
+        ranks(os.getpid())[1].kill()
+
+    after(3, place, kill)
+    with pytest.raises(RadtransferError, match=r"process 1 \(of 0 to 1, .* of this training was killed by SIGKILL"):
+        train_with_dropout(target, place, out)
+    assert time.monotonic() - killed[0] < 20
+    assert "Traceback" not in capfd.readouterr().err
+
+    after(3, place, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train_with_dropout(target, place, out)
+    said = capfd.readouterr().err
+    assert ended.value.code == ASKED_TO_END and signal.getsignal(signal.SIGTERM) == before
+    assert said.count("goes on after step") == said.count("asked to end") == 1
+
+    script = "import sys; from pathlib import Path; from tests.training.test_distributed import train_with_dropout; "
+    script += "train_with_dropout(*map(Path, sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", script, target, place, out], cwd=ROOT)
+    acted = threading.Event()
+    trained: list[psutil.Process] = []
+
+    def kill_parent() -> None:
+        trained.extend(ranks(process.pid))
+        process.kill()
+        acted.set()
+
+    after(3, place, kill_parent)
+    assert acted.wait(120) and len(trained) == 2
+    process.wait()
+    assert not psutil.wait_procs(trained, timeout=10)[1]
+
+    assert not out.exists()
+    taken = max(int(name[:8]) for name in names(place))
+    train_with_dropout(target, place, out)
+    assert f"goes on after step {taken}" in capfd.readouterr().err and 9 <= taken < 36
+    again, whole = (load_file(folder / WEIGHTS) for folder in (out, uninterrupted))
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    assert (out / "history.csv").read_bytes() == (uninterrupted / "history.csv").read_bytes()
+    assert not names(place)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_is_that_of_the_training(
+    target: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RadtransferError, match=r"^a batch of 2 images cannot be shared by 3 processes .* batch_size"):
+        finetune(target_store=target, out=tmp_path / "model", processes=3, **(ARGUMENTS | {"batch_size": 2}))
+    assert not capfd.readouterr().err and not (tmp_path / "model").exists()
+
+
+def test_batch_normalisation_over_processes_needs_gpus(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(RadtransferError, match="test_resnet has batch normalisation"):
+        finetune(target_store=target, out=tmp_path / "m", processes=2, **(ARGUMENTS | {"backbone": "test_resnet"}))
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])
+def test_batch_normalisation_of_the_whole_batch_takes_the_layers_place(backbone: str) -> None:
+    """As it is done before the processes train; by itself a process computes the same with and without."""
+    torch.manual_seed(0)
+    network = Network(backbone, 64)
+    images = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    expected = [network.train()(images), network.eval()(images)]
+    torch.manual_seed(0)
+    converted = timm.layers.convert_sync_batchnorm(Network(backbone, 64))
+    assert not any(type(module) is nn.BatchNorm2d for module in converted.modules())
+    for one, other in zip(expected, [converted.train()(images), converted.eval()(images)], strict=True):
+        torch.testing.assert_close(one, other)
+    assert converted.state_dict().keys() == network.state_dict().keys()
+
+
+def test_a_part_of_a_batch_is_augmented_as_in_the_batch() -> None:
+    images = torch.randint(0, 256, (7, 16, 16), dtype=torch.uint8)
+    whole, _ = augment(images, torch.Generator().manual_seed(0))
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        generator = torch.Generator().manual_seed(0)
+        its, _ = augment(images[part], generator, of=(7, part))
+        torch.testing.assert_close(its, whole[part], rtol=0, atol=1e-3)

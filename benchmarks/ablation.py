@@ -74,9 +74,8 @@ def trained(
     from radtransfer.training.steps import finetune
 
     modules = {"loop": loop, "schedule": schedule, "augment": augment}
-    recipe = config.model_dump(
-        include={"batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"}
-    )
+    names = {"batch_size", "learning_rate", "weight_decay", "input_size", "weights_mirror", "seed", "threads"}
+    recipe = config.model_dump(include=names | {"precision", "mirror"})
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(Store, "rows", dealt(rows, constants.get(SHARE, 1))))
         for name, value in constants.items():

@@ -18,6 +18,7 @@ from radtransfer.problems import PROBLEMS, Policy, policies
 from radtransfer.storage import address
 
 TlSource = Literal["scratch", "imagenet", "in_domain"]
+Precision = Literal["float32", "bfloat16"]
 MAX_SIDE = 2048
 MAX_FOLDS = 50
 TL_SOURCES: tuple[TlSource, ...] = ("scratch", "imagenet", "in_domain")
@@ -165,6 +166,12 @@ class RunConfig(BaseModel):
     batch_size: int = Field(default=16, ge=2, description="images per training step")
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=0.02, ge=0, description="decoupled weight decay of AdamW")
+    mirror: bool = Field(
+        default=True,
+        description="whether an image mirrored left to right has the same diagnosis: then half of the images are "
+        "mirrored in training, and a score is the mean over an image and its mirror image; false where sides count, as "
+        "the heart's in a chest",
+    )
 
     cv_folds: int = Field(default=5, ge=2, le=20, description="folds of the grouped cross-validation of classifiers")
     bootstrap: int = Field(default=2000, ge=100, description="bootstrap replicates behind every interval")
@@ -178,7 +185,17 @@ class RunConfig(BaseModel):
     )
 
     seed: int = Field(default=0, ge=0, description="seed of splits, training, classifiers and resampling")
-    threads: int = Field(default=2, ge=1, description="CPU threads of each task that trains, infers or explains")
+    threads: int = Field(
+        default=2,
+        ge=1,
+        description="CPU threads of each task that trains, infers or explains; `radtransfer tune` measures what pays",
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="arithmetic of the networks' forward passes, in training and ever after; `bfloat16` is up to twice "
+        "as fast on some processors and slower on others, and scores then depend on the machine in the third digit: "
+        "`radtransfer tune` measures both",
+    )
     budget_minutes: float = Field(
         default=0, ge=0, description="stated budget, shown before the run starts; 0: none stated"
     )

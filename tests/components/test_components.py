@@ -96,6 +96,7 @@ def test_components_hand_on_what_they_were_given(
     """The whole chain by hand, with one backbone."""
     recipe = {"epochs": 1, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "input_size": 0}
     recipe |= {"weights_mirror": "", "seed": 3, "threads": 1, "checkpoints": "", "code_version": ""}
+    recipe |= {"precision": "bfloat16", "mirror": False}
     target, source = make(dsl.Dataset, "target"), make(dsl.Dataset, "source")
     page = make(dsl.HTML, "data")
     component("preprocess")(

@@ -22,11 +22,13 @@ from radtransfer.cli.options import (
     Mirror,
     Models,
     Out,
+    Precision,
     Seed,
     TargetStore,
     Threads,
     TlSource,
     WeightDecay,
+    WeightsMirror,
 )
 
 app = typer.Typer(
@@ -97,12 +99,11 @@ def predict(
     """Score images: prints image,score,label (score: calibrated probability of abnormal)."""
     import csv
 
-    import joblib
-
+    from radtransfer import limits
     from radtransfer.registry.predict import predict as step
 
     del format_  # there is one
-    threads = threads or joblib.cpu_count()
+    threads = threads or limits.cpus()
     table = csv.writer(sys.stdout, lineterminator="\n")
     unreadable = 0
     for number, prediction in enumerate(step(bundle=bundle, images=images, threads=threads, explain_dir=explain)):
@@ -199,9 +200,11 @@ def pretrain(
     learning_rate: LearningRate = 3e-4,
     weight_decay: WeightDecay = 0.02,
     input_size: InputSize = 0,
-    weights_mirror: Mirror = "",
+    weights_mirror: WeightsMirror = "",
+    mirror: Mirror = True,
     seed: Seed = 0,
     threads: Threads = 2,
+    precision: Precision = "float32",
     checkpoints: CheckpointsAt = "",
     pretrained_models: Annotated[
         str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
@@ -220,8 +223,10 @@ def pretrain(
         weight_decay=weight_decay,
         input_size=input_size,
         weights_mirror=weights_mirror,
+        mirror=mirror,
         seed=seed,
         threads=threads,
+        precision=precision,
         checkpoints=checkpoints,
         out=out,
         pretrained_models=pretrained_models,
@@ -240,9 +245,11 @@ def finetune(
     learning_rate: LearningRate = 3e-4,
     weight_decay: WeightDecay = 0.02,
     input_size: InputSize = 0,
-    weights_mirror: Mirror = "",
+    weights_mirror: WeightsMirror = "",
+    mirror: Mirror = True,
     seed: Seed = 0,
     threads: Threads = 2,
+    precision: Precision = "float32",
     checkpoints: CheckpointsAt = "",
     refit: Annotated[
         bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
@@ -262,8 +269,10 @@ def finetune(
         weight_decay=weight_decay,
         input_size=input_size,
         weights_mirror=weights_mirror,
+        mirror=mirror,
         seed=seed,
         threads=threads,
+        precision=precision,
         checkpoints=checkpoints,
         refit=refit,
         out=out,

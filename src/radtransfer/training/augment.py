@@ -22,7 +22,8 @@ ERASE_SIDE = (0.08, 0.25)
 def augment(images: Tensor, generator: torch.Generator, *, flip: bool = True) -> Tensor:
     """Randomly rotate, scale, shift, mirror, change exposure, add noise and blot out a square.
 
-    Mirroring left to right turns a left hand into a right one, which is as good a hand; upside down is not.
+    Mirroring left to right turns a left hand into a right one, which is as good a hand; upside down is not. Where the
+    side counts, as in a chest, it is left out.
 
     Args:
         images: uint8 [B, S, S].

@@ -18,9 +18,10 @@ Passed = tuple[NDArray[np.float32], NDArray[np.float32]]
 def batches(
     networks: Sequence[Network], images: NDArray[np.uint8], batch_size: int = 32, what: str = "infer"
 ) -> Iterator[tuple[slice, list[Passed]]]:
-    """Features and logits of stored images, batch by batch, each the mean over the image and its mirror image.
+    """Features and logits of stored images, batch by batch.
 
-    Training mirrors half of its images (:func:`radtransfer.training.augment.augment`), so both views are at home. The
+    Of a network to which a mirrored image means the same, each is the mean over the image and its mirror image:
+    training mirrors half of its images (:func:`radtransfer.training.augment.augment`), so both views are at home. The
     head is linear: the logit of the mean features is the mean of the logits.
 
     Args:
@@ -39,7 +40,9 @@ def batches(
             stored = torch.from_numpy(np.array(images[rows])).to(device())
             passed = []
             for network in networks:
-                features = (network.features(stored) + network.features(stored.flip(-1))) / 2
+                features = network.features(stored)
+                if network.mirror:
+                    features = (features + network.features(stored.flip(-1))) / 2
                 passed.append((features.cpu().numpy(), network.head(features).cpu().numpy()))
         yield rows, passed
 

@@ -70,7 +70,7 @@ class Training:
     def __init__(self, network: Network, recipe: Recipe) -> None:
         network.to(device()).to(memory_format=torch.channels_last)
         self.network, self.average = network, copy.deepcopy(network).eval()
-        self.optimizer = torch.optim.AdamW(_groups(network, recipe))
+        self.optimizer = torch.optim.AdamW(_groups(network, recipe), fused=device().type == "cuda")
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.generator = torch.Generator()
         self.steps, self.losses = 0, 0.0
@@ -251,7 +251,7 @@ def _epochs(
             batch = np.sort(order[step * size : (step + 1) * size])
             images = torch.from_numpy(store.images[batch]).to(device())
             target = torch.from_numpy(labels[batch]).to(device())
-            loss = _loss(network(augment(images, generator)), target, class_weight)
+            loss = _loss(network(augment(images, generator, flip=network.mirror)), target, class_weight)
             training.learn(loss, rate(training.steps, recipe.epochs * per_epoch))
             if not math.isfinite(training.losses):
                 raise RadtransferError(

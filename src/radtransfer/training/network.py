@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import timm
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from radtransfer import artifacts
-from radtransfer.config import MAX_SIDE
+from radtransfer.config import MAX_SIDE, Precision
 from radtransfer.errors import RadtransferError
 from radtransfer.training.runtime import device
 
@@ -33,10 +33,13 @@ class Network(nn.Module):
     Args:
         backbone: name of a timm classification model.
         input_size: side in px of what the backbone sees; 0: the size it was published with.
+        precision: arithmetic of its layers.
+        mirror: whether a mirrored image means the same to it.
 
     Attributes:
         backbone: its name.
         input_size: side in px of what the backbone sees.
+        precision, mirror: see above; who trains or asks it keeps to them.
         resizable: whether ``input_size`` may be changed later on.
         feature_dim: D, the length of the pooled features before the head.
         body: the timm model (``num_classes=1``).
@@ -48,10 +51,12 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str, input_size: int = 0) -> None:
+    def __init__(
+        self, backbone: str, input_size: int = 0, *, precision: Precision = "float32", mirror: bool = True
+    ) -> None:
         super().__init__()
         check_backbones([backbone])
-        self.backbone = backbone
+        self.backbone, self.precision, self.mirror = backbone, precision, mirror
         published = timm.get_pretrained_cfg(backbone) or timm.models.PretrainedCfg()
         self.input_size = input_size or int(published.input_size[-1])
         self.resizable = not published.fixed_input_size
@@ -85,10 +90,23 @@ class Network(nn.Module):
         x = (x - self.mean) / self.std
         return x.contiguous(memory_format=torch.channels_last)
 
+    def arithmetic(self) -> torch.autocast:
+        """The context in which the body computes, in the network's precision.
+
+        Under bfloat16 convolutions and matrix products round their inputs, and so does the way back; parameters, their
+        gradients, features and loss stay float32. Gradients need no scaling: bfloat16 has the exponents of float32, so
+        that none is lost as in float16.
+        """
+        place = self.mean.device.type
+        return torch.autocast(place, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features [B, D] of stored images [B, S, S]."""
+        """Pooled features float32 [B, D] of stored images [B, S, S]."""
         body: Any = self.body
-        return cast(Tensor, body.forward_head(body.forward_features(self.prepare(images)), pre_logits=True))
+        prepared = self.prepare(images)
+        with self.arithmetic():
+            found = body.forward_head(body.forward_features(prepared), pre_logits=True)
+        return cast(Tensor, found.float())
 
     def head(self, features: Tensor) -> Tensor:
         """Logits [B] of the positive class from features [B, D]."""
@@ -126,7 +144,14 @@ def load_network(model_dir: Path, fit: str = "") -> Network:
     backbone, side = model.content.get("backbone"), model.content.get("input_size")
     if not isinstance(backbone, str) or type(side) is not int or not 0 < side <= MAX_SIDE:
         raise RadtransferError(f"{model_dir}: model.json names no backbone or input size; make this model again")
-    network = Network(backbone, side)
+    # Models that say neither were made before there was a choice.
+    precision, mirror = model.content.get("precision", "float32"), model.content.get("mirror", True)
+    if precision not in get_args(Precision) or not isinstance(mirror, bool):
+        raise RadtransferError(
+            f"{model_dir}: model.json has precision {precision!r} and mirror {mirror!r}; expected one of "
+            f"{', '.join(get_args(Precision))}, and true or false; make this model again"
+        )
+    network = Network(backbone, side, precision=precision, mirror=mirror)
     path = model_dir / f"{fit}{WEIGHTS}"
     try:
         network.load_state_dict(load_file(path))

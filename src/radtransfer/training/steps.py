@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
-from radtransfer.config import TlSource
+from radtransfer.config import Precision, TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
 from radtransfer.training import loop, reuse
@@ -38,6 +38,8 @@ def pretrain(
     checkpoints: str,
     out: Path,
     pretrained_models: str = "",
+    precision: Precision = "float32",
+    mirror: bool = True,
 ) -> None:
     """Train a backbone on related images (normal against abnormal) and write a **model**.
 
@@ -57,6 +59,8 @@ def pretrain(
         out: folder to write.
         pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
             :mod:`radtransfer.training.reuse`.
+        precision: arithmetic of the network, see :meth:`radtransfer.training.network.Network.arithmetic`.
+        mirror: whether a mirrored image has the same diagnosis.
 
     Raises:
         RadtransferError: unknown backbone, weights that cannot be had, a store without both classes, or a model of an
@@ -73,7 +77,7 @@ def pretrain(
             )
         reuse.take_up(model, store, Path(out))
         return
-    start = _Start(backbone, input_size, init, weights_mirror, seed, threads)
+    start = _Start(backbone, input_size, init, weights_mirror, seed, threads, precision, mirror)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
     about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
     _train_and_write(start, store, recipe, about, {"source_store": store.artifact}, checkpoints, out)
@@ -96,6 +100,8 @@ def finetune(
     checkpoints: str,
     out: Path,
     refit: bool = False,
+    precision: Precision = "float32",
+    mirror: bool = True,
 ) -> None:
     """Train a backbone on the target images, starting from a transfer-learning source, and write a **model**.
 
@@ -128,7 +134,7 @@ def finetune(
             )
         before = inputs["pretrained"] = model
         init = model.content["init"]
-    start = _Start(backbone, input_size, init, weights_mirror, seed, threads, before)
+    start = _Start(backbone, input_size, init, weights_mirror, seed, threads, precision, mirror, before)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed)
     about: dict[str, object] = {
         "stage": "finetune",
@@ -158,12 +164,14 @@ class _Start:
     weights_mirror: str
     seed: int
     threads: int
+    precision: Precision
+    mirror: bool
     pretrained: Artifact | None = None
 
     def __call__(self) -> tuple[Network, dict[str, str]]:
         """The network, and where its weights come from."""
-        settle(self.threads, self.seed)
-        network = Network(self.backbone, self.input_size)
+        settle(self.threads, self.seed, tf32=True)
+        network = Network(self.backbone, self.input_size, precision=self.precision, mirror=self.mirror)
         if self.pretrained is not None:
             network.load_state_dict(load_file(self.pretrained.path / WEIGHTS))
             network.reset_head()
@@ -185,7 +193,7 @@ def _train_and_write(
 ) -> None:
     network, origin = start()
     settings = {**vars(recipe), "backbone": network.backbone, "input_size": network.input_size}
-    settings |= {"threads": start.threads, "refit": refit}
+    settings |= {"threads": start.threads, "refit": refit, "precision": start.precision, "mirror": start.mirror}
     step = str(about["stage"])
     name = f"{step} {about['tl_source'] or about['init']} {network.backbone}"
     with artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content):
@@ -215,7 +223,8 @@ def _train_and_write(
             source_steps=_source_steps(start) if step == "finetune" else outcome.steps,
             target_steps=outcome.steps if step == "finetune" else 0,
             seed=recipe.seed,
-            precision="float32",
+            precision=start.precision,
+            mirror=start.mirror,
             threads=start.threads,
             positive_class=store.content["positive_class"],
         )

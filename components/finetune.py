@@ -44,19 +44,9 @@ def finetune(
             backbone=backbone,
             tl_source=tl_source,
             pretrained=Path(pretrained.path) if pretrained is not None else None,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            input_size=input_size,
-            weights_mirror=weights_mirror,
-            mirror=mirror,
-            seed=seed,
-            threads=threads,
-            precision=precision,
-            checkpoints=checkpoints,
-            refit=refit,
-            out=Path(model.path),
-        )
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
+            input_size=input_size, weights_mirror=weights_mirror, mirror=mirror, seed=seed, threads=threads,
+            precision=precision, checkpoints=checkpoints, refit=refit, out=Path(model.path),
+        )  # fmt: skip
         said = {"backbone": backbone, "tl_source": tl_source, "stage": "finetune"}
         support.describe(model.metadata, model.path, "model", **said)

@@ -40,18 +40,8 @@ def pretrain(
             source_store=Path(source_store.path),
             backbone=backbone,
             init=init,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            input_size=input_size,
-            weights_mirror=weights_mirror,
-            mirror=mirror,
-            seed=seed,
-            threads=threads,
-            precision=precision,
-            checkpoints=checkpoints,
-            pretrained_models=pretrained_models,
-            out=Path(model.path),
-        )
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
+            input_size=input_size, weights_mirror=weights_mirror, mirror=mirror, seed=seed, threads=threads,
+            precision=precision, checkpoints=checkpoints, pretrained_models=pretrained_models, out=Path(model.path),
+        )  # fmt: skip
         support.describe(model.metadata, model.path, "model", backbone=backbone, stage="pretrain")

@@ -192,9 +192,9 @@ class RunConfig(BaseModel):
     )
     precision: Precision = Field(
         default="float32",
-        description="arithmetic of the networks' forward passes, in training and ever after; `bfloat16` is up to twice "
-        "as fast on some processors and slower on others, and scores then depend on the machine in the third digit: "
-        "`radtransfer tune` measures both",
+        description="arithmetic of the networks' forward passes, in training and ever after; `bfloat16` rounds to 8 "
+        "bits, is up to twice as fast on some processors and slower on others, and its scores hang on the kind of "
+        "processor: `radtransfer tune` measures speed and what it does to scores",
     )
     budget_minutes: float = Field(
         default=0, ge=0, description="stated budget, shown before the run starts; 0: none stated"

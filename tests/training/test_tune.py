@@ -139,6 +139,21 @@ def test_what_was_measured_is_written(
     capsys.readouterr()
 
 
+def test_nothing_is_written_of_tries_that_something_disturbed(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calm, tries = Stub.cost, 0
+
+    def disturbed(*about: Any) -> float:
+        nonlocal tries
+        tries += 1
+        return calm(*about) * (1 + tries % 3)
+
+    monkeypatch.setattr(Stub, "cost", staticmethod(disturbed))
+    assert invoke(monkeypatch, "tune", "--config", str(config)) == 1
+    assert config.read_text() == CONFIG and "other work disturbed them" in capsys.readouterr().out
+
+
 def test_a_backbone_that_the_run_does_not_have_is_refused(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke(monkeypatch, "tune", "--config", str(config), "--backbone", "resnet18") == 2
 

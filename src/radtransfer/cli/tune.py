@@ -30,7 +30,8 @@ def tune(
 ) -> None:
     """Measure threads, precision and batch size here, and write threads and precision into the configuration.
 
-    It takes some minutes; let nothing else run meanwhile, and measure where the run will be.
+    It takes some minutes. Measure where the run will be, and let nothing else run meanwhile: of tries that differ too
+    much nothing is written, with exit code 1.
     """
     from rich.console import Console
 
@@ -45,6 +46,7 @@ def tune(
         raise RadtransferError(f"--backbone {strange[0]}: not of {config}, which has {', '.join(given.backbones)}")
     found = measure(given, backbone or given.backbones, data_root)
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 120)
     _show(console, found, given.batch_size)
     keys = ["threads", "precision", *(["batch_size"] if write_batch_size else [])]
     values = {key: value for key, value in found.chosen.items() if key in keys}
@@ -54,6 +56,13 @@ def tune(
         console.print(f"{config} has these values already", markup=False)
     elif dry_run or backbone:
         console.print(f"not written: {said}", markup=False)
+    elif not found.steady:
+        console.print(
+            f"not written: {said}; tries of the same differ too much, so other work disturbed them: measure again when "
+            "nothing else runs, or write the values yourself",
+            markup=False,
+        )
+        raise typer.Exit(1)
     else:
         change(config, values)
         console.print(f"written into {config}: {said}", markup=False)

@@ -48,6 +48,8 @@ that size takes less than .001 from an AUROC."""
 PAYS = 1.05
 """A batch twice as large pays if images are learnt this many times as fast."""
 LARGEST = 256
+STEADY = 1.25
+"""The median try takes at most this many times as long as the best one, or else something disturbed them."""
 MEMORY_SHARE = 0.5
 """Of the memory, for one training: `radtransfer run` has two at once."""
 
@@ -85,6 +87,13 @@ class Tuned:
     batch_sizes: list[Tried]
     chosen: dict[str, str | int]
     images: str
+
+    @property
+    def steady(self) -> bool:
+        """Whether the tries agree well enough to go by them."""
+        tried = (*self.threads, *self.precisions, *self.batch_sizes)
+        timed = [seconds for each in tried for seconds in (each.train, each.forward) if seconds]
+        return all(statistics.median(seconds) <= STEADY * min(seconds) for seconds in timed)
 
 
 def tune(config: RunConfig, backbones: Sequence[str], data_root: str | Path | None) -> Tuned:

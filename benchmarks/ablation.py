@@ -45,7 +45,7 @@ REPLICATES = 2000
 BASE = "as configured"
 SHARE = "share"
 RECIPE = {"batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"}
-RECIPE |= {"weights_mirror", "seed", "threads"}
+RECIPE |= {"weights_mirror", "mirror", "seed", "threads", "precision"}
 
 
 def folds(store: Store, count: int) -> Iterator[dict[str, np.ndarray]]:

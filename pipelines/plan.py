@@ -48,20 +48,20 @@ def plan(config: RunConfig, target: int, source: int) -> list[Work]:
     check_available(config.backbones, config.weights_mirror)
     known = target * (1 - (1 / config.test_fold[1] if config.test_fold else config.test_fraction))
     learnt, related = (images * (1 - config.validation_fraction) for images in (known, source))
-    fits = 2 if config.refit else 1
+    fits, views = 2 if config.refit else 1, 2 if config.mirror else 1
     rows = []
     for name in config.backbones:
-        its = pace(name, config.input_size, config.batch_size, config.threads)
+        its = pace(name, config.input_size, config.batch_size, config.threads, config.precision)
         if not config.pretrained_models:
-            spent = its.training(config.pretrain_epochs, related, source - related)
+            spent = its.training(config.pretrain_epochs, related, views * (source - related))
             rows.append(Work("pretrain", name, 1, round(related), config.pretrain_epochs, spent))
-        spent = its.training(config.finetune_epochs, learnt, known - learnt)
+        spent = its.training(config.finetune_epochs, learnt, views * (known - learnt))
         if config.refit:
             spent += its.training(config.finetune_epochs, known, 0)
         count = len(TL_SOURCES)
         rows.append(Work("finetune", name, count, round(learnt), fits * config.finetune_epochs, count * spent))
-        spent = count * 2 * fits * target * its.forward  # each image and its mirror image
-        rows.append(Work("extract", name, count, target, 2 * fits, spent))
+        spent = count * views * fits * target * its.forward
+        rows.append(Work("extract", name, count, target, views * fits, spent))
     return rows
 
 

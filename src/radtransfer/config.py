@@ -18,6 +18,7 @@ from radtransfer.problems import PROBLEMS, Policy, policies
 from radtransfer.storage import address
 
 TlSource = Literal["scratch", "imagenet", "in_domain"]
+Precision = Literal["float32", "bfloat16"]
 MAX_SIDE = 2048
 MAX_FOLDS = 50
 TL_SOURCES: tuple[TlSource, ...] = ("scratch", "imagenet", "in_domain")
@@ -189,6 +190,12 @@ class RunConfig(BaseModel):
         description="end a training after so many epochs, at the full input size, without a better validation AUROC; "
         "0: never",
     )
+    mirror: bool = Field(
+        default=True,
+        description="whether an image mirrored left to right has the same diagnosis: then half of the images are "
+        "mirrored in training, and a score is the mean over an image and its mirror image; false where sides count, as "
+        "the heart's in a chest",
+    )
 
     cv_folds: int = Field(default=5, ge=2, le=20, description="folds of the grouped cross-validation of classifiers")
     bootstrap: int = Field(default=2000, ge=100, description="bootstrap replicates behind every interval")
@@ -202,7 +209,17 @@ class RunConfig(BaseModel):
     )
 
     seed: int = Field(default=0, ge=0, description="seed of splits, training, classifiers and resampling")
-    threads: int = Field(default=2, ge=1, description="CPU threads of each task that trains, infers or explains")
+    threads: int = Field(
+        default=2,
+        ge=1,
+        description="CPU threads of each task that trains, infers or explains; `radtransfer tune` measures what pays",
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="arithmetic of the networks' forward passes, in training and ever after; `bfloat16` rounds to 8 "
+        "bits, is up to twice as fast on some processors and slower on others, and its scores hang on the kind of "
+        "processor: `radtransfer tune` measures speed and what it does to scores",
+    )
     budget_minutes: float = Field(
         default=0, ge=0, description="stated budget, shown before the run starts; 0: none stated"
     )

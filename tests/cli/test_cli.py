@@ -177,7 +177,7 @@ def test_predict_leaves_out_no_image_that_it_could_not_read(
 def test_predict_takes_all_cpus_of_the_process_unless_told(
     predictor: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("joblib.cpu_count", lambda: 7)
+    monkeypatch.setattr("radtransfer.limits.cpus", lambda: 7)
     for options, threads in (([], 7), (["--threads", "0"], 7), (["--threads", "3"], 3)):
         assert invoke(monkeypatch, "predict", "--bundle", "b", "0.9.png", *options) == 0
         assert predictor["threads"] == threads

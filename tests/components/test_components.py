@@ -71,8 +71,7 @@ def library(monkeypatch: pytest.MonkeyPatch, fakes: ModuleType, tmp_path: Path) 
 
         def stand_in(step: str = step, signature: inspect.Signature = signature, **keywords: Any) -> None:
             bound = signature.bind(**keywords)
-            asked = set(signature.parameters) - {"processes"}  # as many as the pod has GPUs
-            assert set(bound.arguments) == asked, "every argument is given, none by its default"
+            assert set(bound.arguments) == set(signature.parameters), "every argument is given, none by its default"
             for name, parameter in signature.parameters.items():
                 if parameter.annotation in ("Path", Path):
                     assert isinstance(bound.arguments[name], Path), name
@@ -108,6 +107,7 @@ def test_components_hand_on_what_they_were_given(
     """The whole chain by hand, with one backbone."""
     recipe = {"batch_size": "2", "learning_rate": 1e-3, "weight_decay": 0.0, "input_size": 0.0, "layer_decay": 1.0}
     recipe |= {"freeze_epochs": 0, "patience": 0, "weights_mirror": "", "seed": "3", "threads": 1, "checkpoints": ""}
+    recipe |= {"precision": "bfloat16", "mirror": "false"}
     trained = {"recipe": recipe, "epochs": 1, "code_version": ""}
     target, source = make(dsl.Dataset, "target"), make(dsl.Dataset, "source")
     page = make(dsl.HTML, "data")

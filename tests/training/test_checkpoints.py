@@ -178,10 +178,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(target: Pa
     arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
     real, calls = Objective.loss, 0
 
-    def loss(*given: Any) -> torch.Tensor:
+    def loss(*given: Any, **more: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return real(*given) * (float("nan") if calls == 3 else 1)
+        return real(*given, **more) * (float("nan") if calls == 3 else 1)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Objective, "loss", loss)

@@ -23,7 +23,7 @@ from torch import nn
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
-from radtransfer.training import checkpoints, steps
+from radtransfer.training import checkpoints, distributed, steps
 from radtransfer.training.augment import augment
 from radtransfer.training.checkpoints import ASKED_TO_END
 from radtransfer.training.network import Network
@@ -42,6 +42,13 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_store(tmp_path_factory.mktemp("stores") / "target", "target")
 
 
+def together(count: int, **arguments: Any) -> None:
+    """Fine-tune in so many processes, as if there were so many GPUs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(distributed, "processes", lambda: count)
+        finetune(**arguments)
+
+
 def with_dropout(backbone: str, input_size: int) -> Network:
     """A network whose training depends on the random state of its process."""
     network = Network(backbone, input_size)
@@ -54,7 +61,7 @@ def train_with_dropout(target: Path, place: Path, out: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(steps, "Network", with_dropout)
         patched.setattr(checkpoints, "MINUTES", 1e-9)
-        finetune(target_store=target, out=out, processes=2, **(ARGUMENTS | {"checkpoints": str(place)}))
+        together(2, target_store=target, out=out, **(ARGUMENTS | {"checkpoints": str(place)}))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,7 @@ def test_two_processes_train_as_one(target: Path, tmp_path: Path) -> None:
     """
     histories, weights = [], []
     for count in (1, 2):
-        finetune(target_store=target, out=tmp_path / str(count), processes=count, **ARGUMENTS)
+        together(count, target_store=target, out=tmp_path / str(count), **ARGUMENTS)
         histories.append(pd.read_csv(tmp_path / str(count) / "history.csv"))
         weights.append(load_file(tmp_path / str(count) / WEIGHTS))
         assert artifacts.read(tmp_path / str(count), "model").content["processes"] == count
@@ -161,13 +168,13 @@ def test_an_error_of_one_is_that_of_the_training(
     target: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RadtransferError, match=r"^a batch of 2 images cannot be shared by 3 processes .* batch_size"):
-        finetune(target_store=target, out=tmp_path / "model", processes=3, **(ARGUMENTS | {"batch_size": 2}))
+        together(3, target_store=target, out=tmp_path / "model", **(ARGUMENTS | {"batch_size": 2}))
     assert not capfd.readouterr().err and not (tmp_path / "model").exists()
 
 
 def test_batch_normalisation_over_processes_needs_gpus(target: Path, tmp_path: Path) -> None:
     with pytest.raises(RadtransferError, match="test_resnet has batch normalisation"):
-        finetune(target_store=target, out=tmp_path / "m", processes=2, **(ARGUMENTS | {"backbone": "test_resnet"}))
+        together(2, target_store=target, out=tmp_path / "m", **(ARGUMENTS | {"backbone": "test_resnet"}))
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])

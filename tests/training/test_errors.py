@@ -96,10 +96,10 @@ def test_a_gradient_that_is_no_number_spoils_no_checkpoint(target: Path, tmp_pat
     """The loss is one: only the step after it would have shown it."""
     real, calls = Objective.loss, 0
 
-    def loss(*given: Any) -> torch.Tensor:
+    def loss(*given: Any, **more: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        value = real(*given)
+        value = real(*given, **more)
         return value + (value * 0).sqrt() if calls == 3 else value
 
     with pytest.MonkeyPatch.context() as patched:
@@ -173,7 +173,9 @@ def test_no_step_sees_one_image_alone(target: Path, tmp_path: Path, monkeypatch:
     seen: list[int] = []
     augment = objective.augment
     monkeypatch.setattr(
-        objective, "augment", lambda images, *rest: (seen.append(len(images)), augment(images, *rest))[1]
+        objective,
+        "augment",
+        lambda images, *rest, **more: (seen.append(len(images)), augment(images, *rest, **more))[1],
     )
     for number, (size, expected) in enumerate({2: [2], 3: [3], 16: [3]}.items()):  # of three images
         seen.clear()
@@ -187,11 +189,11 @@ def allocating(limit: int, module: Any, monkeypatch: pytest.MonkeyPatch, name: s
     """Let a function of images fail as a full accelerator does when there are more than so many."""
     real = getattr(module, name)
 
-    def full(*arguments: Any) -> Any:
+    def full(*arguments: Any, **keywords: Any) -> Any:
         images = next(each for each in arguments if isinstance(each, torch.Tensor))
         if len(images) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore of it")
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
     monkeypatch.setattr(module, name, full)
 

@@ -11,9 +11,11 @@ from typing import NoReturn
 
 from radtransfer.cli import datasets
 from radtransfer.cli.steps import app
+from radtransfer.cli.tune import tune
 from radtransfer.errors import RadtransferError
 
 app.add_typer(datasets.app, name="datasets")
+app.command()(tune)
 
 
 def main() -> None:

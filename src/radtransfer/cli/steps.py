@@ -25,11 +25,13 @@ from radtransfer.cli.options import (
     Models,
     Out,
     Patience,
+    Precision,
     Seed,
     TargetStore,
     Threads,
     TlSource,
     WeightDecay,
+    WeightsMirror,
 )
 
 app = typer.Typer(
@@ -107,12 +109,11 @@ def predict(
     """Score images: prints image,score,label (score: calibrated probability of abnormal)."""
     import csv
 
-    import joblib
-
+    from radtransfer import limits
     from radtransfer.registry.predict import predict as step
 
     del format_  # there is one
-    threads = threads or joblib.cpu_count()
+    threads = threads or limits.cpus()
     table = csv.writer(sys.stdout, lineterminator="\n")
     unreadable = 0
     for number, prediction in enumerate(step(bundle=bundle, images=images, threads=threads, explain_dir=explain)):
@@ -216,9 +217,11 @@ def pretrain(
     freeze_epochs: FreezeEpochs = 0,
     patience: Patience = 5,
     input_size: InputSize = 0,
-    weights_mirror: Mirror = "",
+    weights_mirror: WeightsMirror = "",
+    mirror: Mirror = True,
     seed: Seed = 0,
     threads: Threads = 2,
+    precision: Precision = "float32",
     checkpoints: CheckpointsAt = "",
     pretrained_models: Annotated[
         str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
@@ -242,8 +245,10 @@ def pretrain(
         patience=patience,
         input_size=input_size,
         weights_mirror=weights_mirror,
+        mirror=mirror,
         seed=seed,
         threads=threads,
+        precision=precision,
         checkpoints=checkpoints,
         out=out,
         pretrained_models=pretrained_models,
@@ -265,9 +270,11 @@ def finetune(
     freeze_epochs: FreezeEpochs = 0,
     patience: Patience = 5,
     input_size: InputSize = 0,
-    weights_mirror: Mirror = "",
+    weights_mirror: WeightsMirror = "",
+    mirror: Mirror = True,
     seed: Seed = 0,
     threads: Threads = 2,
+    precision: Precision = "float32",
     checkpoints: CheckpointsAt = "",
     refit: Annotated[
         bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
@@ -290,8 +297,10 @@ def finetune(
         patience=patience,
         input_size=input_size,
         weights_mirror=weights_mirror,
+        mirror=mirror,
         seed=seed,
         threads=threads,
+        precision=precision,
         checkpoints=checkpoints,
         refit=refit,
         out=out,

@@ -29,7 +29,7 @@ DESCRIPTION = (
 
 
 def gradcam(networks: Sequence[Network], images: NDArray[np.uint8], batch_size: int = 16) -> NDArray[np.float32]:
-    """Grad-CAM of the positive-class logit, averaged over networks, and over an image and its mirror image.
+    """Grad-CAM of the positive-class logit, averaged over networks, and over the views that each one's logit is of.
 
     Args:
         networks: at least one; each one's map is scaled to [0, 1] before the mean, so that all weigh the same.
@@ -47,8 +47,9 @@ def gradcam(networks: Sequence[Network], images: NDArray[np.uint8], batch_size: 
     for network in networks:
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            for view in (slice(None), slice(None, None, -1)):  # the logit is the mean over both
-                total[rows] += _of_network(network, images[rows, :, view])[:, :, view] / 2
+            views = (slice(None), slice(None, None, -1)) if network.mirror else (slice(None),)
+            for view in views:
+                total[rows] += _of_network(network, images[rows, :, view])[:, :, view] / len(views)
     return total / np.float32(len(networks))
 
 
@@ -62,7 +63,9 @@ class _Exposed(nn.Module):
 
     def forward(self, prepared: Tensor) -> Tensor:
         body = cast(Any, self.network.body)
-        return self.network.head(body.forward_head(self.last(body.forward_features(prepared)), pre_logits=True))
+        with self.network.arithmetic():
+            features = body.forward_head(self.last(body.forward_features(prepared)), pre_logits=True)
+        return self.network.head(features.float())
 
 
 def _of_network(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -85,8 +88,8 @@ def _of_network(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float
     return cast(NDArray[np.float32], resized.squeeze(1).clamp(0, 1).numpy())
 
 
-def _target(exposed: _Exposed, prepared: Tensor) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
-    """The module to hook, and how its output becomes [B, C, h, w] (None: it is that already).
+def _target(exposed: _Exposed, prepared: Tensor) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The module to hook, and how its output becomes float32 [B, C, h, w] (NumPy, which takes it, has no bfloat16).
 
     The feature map before pooling where there is one. A transformer that reads its class token gives the other tokens
     of its last output no gradient; so for tokens it is the input of the last block's attention, after its norm.
@@ -97,14 +100,14 @@ def _target(exposed: _Exposed, prepared: Tensor) -> tuple[nn.Module, Callable[[T
     shape = tuple(getattr(last, "shape", ()))
     if len(shape) == 4:
         if getattr(body, "output_fmt", "") == "NHWC" or shape[-1] == body.num_features != shape[1]:
-            return exposed.last, lambda output: output.permute(0, 3, 1, 2)
-        return exposed.last, None
+            return exposed.last, lambda output: output.float().permute(0, 3, 1, 2)
+        return exposed.last, Tensor.float
     blocks = getattr(body, "blocks", None)
     norm = getattr(blocks[-1], "norm1", None) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None
     prefix = int(getattr(body, "num_prefix_tokens", 0) or 0)
     side = math.isqrt(shape[1] - prefix) if len(shape) == 3 else 0
     if isinstance(norm, nn.Module) and side and side * side == shape[1] - prefix:
-        return norm, lambda output: output[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
+        return norm, lambda output: output[:, prefix:].float().transpose(1, 2).unflatten(2, (side, side))
     raise RadtransferError(
         f"Grad-CAM: backbone {exposed.network.backbone!r} ends in {shape or type(last).__name__}, which is neither a "
         "feature map nor a square of tokens behind a list of blocks with norm1; leave it out of backbones"

@@ -29,7 +29,8 @@ def augment(
 ) -> tuple[Tensor, Tensor | None]:
     """Randomly rotate, scale, shift, mirror, change exposure, add noise and blot out a square.
 
-    Mirroring left to right turns a left hand into a right one, which is as good a hand; upside down is not.
+    Mirroring left to right turns a left hand into a right one, which is as good a hand; upside down is not. Where the
+    side counts, as in a chest, it is left out.
 
     Args:
         images: uint8 [B, S, S].

@@ -350,7 +350,7 @@ def _work(folder: Path) -> None:
         world_size=count,
         timeout=timedelta(minutes=MINUTES),
     )
-    settle(max(1, threads // count), seed + _SEEDS_APART * rank)
+    settle(max(1, threads // count), seed + _SEEDS_APART * rank, tf32=True)
     if cuda:
         network = cast(Any, timm.layers).convert_sync_batchnorm(network)
     result = function(network, *arguments, **keywords)

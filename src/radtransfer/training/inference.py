@@ -26,9 +26,10 @@ def batches(
     what: str = "infer",
     of: NDArray[np.intp] | None = None,
 ) -> Iterator[tuple[slice, list[Passed]]]:
-    """Features and logits of stored images, batch by batch, each the mean over the image and its mirror image.
+    """Features and logits of stored images, batch by batch.
 
-    Training mirrors half of its images (:func:`radtransfer.training.augment.augment`), so both views are at home. The
+    Of a network to which a mirrored image means the same, each is the mean over the image and its mirror image:
+    training mirrors half of its images (:func:`radtransfer.training.augment.augment`), so both views are at home. The
     head is linear: the logit of the mean features is the mean of the logits.
 
     Args:
@@ -79,7 +80,9 @@ def _forward(networks: Sequence[Network], images: NDArray[np.uint8]) -> list[Pas
     with torch.inference_mode():
         stored = torch.from_numpy(images).to(device())
         for network in networks:
-            features = (network.features(stored) + network.features(stored.flip(-1))) / 2
+            features = network.features(stored)
+            if network.mirror:
+                features = (features + network.features(stored.flip(-1))) / 2
             passed.append((features.cpu().numpy(), network.head(features).cpu().numpy()))
     return passed
 

@@ -84,7 +84,7 @@ class Training:
         network.to(device()).to(memory_format=torch.channels_last)
         self.network, self.average = network, copy.deepcopy(network).eval()
         self.shared = distributed.wrapped(network, unused=recipe.freeze_epochs > 0)
-        self.optimizer = torch.optim.AdamW(_groups(network, recipe))
+        self.optimizer = torch.optim.AdamW(_groups(network, recipe), fused=device().type == "cuda")
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.generator = torch.Generator()
         self.steps, self.losses = 0, 0.0
@@ -317,7 +317,8 @@ def _epochs(
 
 
 def _step(training: Training, objective: Objective, batch: NDArray[np.intp], share: float) -> None:
-    training.learn(objective.loss(training.shared, batch, training.generator), share)
+    flip = training.network.mirror
+    training.learn(objective.loss(training.shared, batch, training.generator, flip=flip), share)
 
 
 def _too_large(

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import timm
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from radtransfer import artifacts
-from radtransfer.config import MAX_SIDE
+from radtransfer.config import MAX_SIDE, Precision
 from radtransfer.errors import RadtransferError
 from radtransfer.training import memory
 from radtransfer.training.runtime import device
@@ -38,10 +38,13 @@ class Network(nn.Module):
     Args:
         backbone: name of a timm classification model.
         input_size: side in px of what the backbone sees; 0: the size it was published with.
+        precision: arithmetic of its layers.
+        mirror: whether a mirrored image means the same to it.
 
     Attributes:
         backbone: its name.
         input_size: side in px of what the backbone sees.
+        precision, mirror: see above; who trains or asks it keeps to them.
         resizable: whether ``input_size`` may be changed later on.
         feature_dim: D, the length of the pooled features before the head.
         body: the timm model (``num_classes=1``).
@@ -56,10 +59,12 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str, input_size: int = 0) -> None:
+    def __init__(
+        self, backbone: str, input_size: int = 0, *, precision: Precision = "float32", mirror: bool = True
+    ) -> None:
         super().__init__()
         check_backbones([backbone])
-        self.backbone = backbone
+        self.backbone, self.precision, self.mirror = backbone, precision, mirror
         published = cast(timm.models.PretrainedCfg, timm.get_pretrained_cfg(backbone))
         self.input_size = input_size or int(published.input_size[-1])
         self.resizable = not published.fixed_input_size
@@ -105,6 +110,16 @@ class Network(nn.Module):
         x = (x - self.mean) / self.std
         return x.contiguous(memory_format=torch.channels_last)
 
+    def arithmetic(self) -> torch.autocast:
+        """The context in which the body computes, in the network's precision.
+
+        Under bfloat16 convolutions and matrix products round their inputs, and so does the way back; parameters, their
+        gradients, features and loss stay float32. Gradients need no scaling: bfloat16 has the exponents of float32, so
+        that none is lost as in float16.
+        """
+        place = self.mean.device.type
+        return torch.autocast(place, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     def train_from(self, *, head_only: bool) -> None:
         """Go into training mode: all of it, or the heads alone, and the body stays as it is, averages and all."""
         head = self.body.get_classifier()  # type: ignore[operator]
@@ -114,18 +129,19 @@ class Network(nn.Module):
 
     def maps(self, images: Tensor) -> Tensor:
         """The body's last output before pooling, of stored images [B, S, S]: a feature map or tokens."""
-        body: Any = self.body
-        return cast(Tensor, body.forward_features(self.prepare(images)))
+        prepared = self.prepare(images)
+        with self.arithmetic():
+            return cast(Tensor, cast(Any, self.body).forward_features(prepared))
 
     def as_map(self, maps: Tensor) -> Tensor:
-        """What :meth:`maps` gives as a feature map [B, C, h, w].
+        """What :meth:`maps` gives as a feature map float32 [B, C, h, w].
 
         Raises:
             RadtransferError: it is neither a feature map nor a square of tokens.
         """
         if maps.ndim == 4:
             channels_last = getattr(self.body, "output_fmt", "") == "NHWC" or maps.shape[1] != self.map_channels
-            return maps.permute(0, 3, 1, 2) if channels_last else maps
+            return (maps.permute(0, 3, 1, 2) if channels_last else maps).float()
         prefix = int(getattr(self.body, "num_prefix_tokens", 0) or 0)
         side = math.isqrt(maps.shape[1] - prefix) if maps.ndim == 3 else 0
         if not side or side * side != maps.shape[1] - prefix:
@@ -133,25 +149,26 @@ class Network(nn.Module):
                 f"backbone {self.backbone!r} ends in {tuple(maps.shape)}, which is neither a feature map nor a square "
                 "of tokens; leave pretrain_boxes false"
             )
-        return maps[:, prefix:].transpose(1, 2).reshape(len(maps), -1, side, side)
+        return maps[:, prefix:].transpose(1, 2).reshape(len(maps), -1, side, side).float()
 
     def pooled(self, maps: Tensor) -> Tensor:
-        """Features [B, D] of what :meth:`maps` gives.
+        """Features float32 [B, D] of what :meth:`maps` gives.
 
         Raises:
             RadtransferError: the backbone gives something else.
         """
-        features = cast(Any, self.body).forward_head(maps, pre_logits=True)
+        with self.arithmetic():
+            features = cast(Any, self.body).forward_head(maps, pre_logits=True)
         shape = tuple(getattr(features, "shape", ()))
         if shape != (len(maps), self.feature_dim):
             raise RadtransferError(
                 f"backbone {self.backbone} gives features {shape or type(features).__name__} of {len(maps)} images; "
                 f"expected one vector of {self.feature_dim} for each; {NAME_ANOTHER}"
             )
-        return cast(Tensor, features)
+        return cast(Tensor, features.float())
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features [B, D] of stored images [B, S, S]."""
+        """Pooled features float32 [B, D] of stored images [B, S, S]."""
         return self.pooled(self.maps(images))
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
@@ -241,7 +258,14 @@ def load_network(model_dir: Path, fit: str = "") -> Network:
     backbone, side = model.content.get("backbone"), model.content.get("input_size")
     if not isinstance(backbone, str) or type(side) is not int or not 0 < side <= MAX_SIDE:
         raise RadtransferError(f"{model_dir}: model.json names no backbone or input size; make this model again")
-    network = Network(backbone, side)
+    # Models that say neither were made before there was a choice.
+    precision, mirror = model.content.get("precision", "float32"), model.content.get("mirror", True)
+    if precision not in get_args(Precision) or not isinstance(mirror, bool):
+        raise RadtransferError(
+            f"{model_dir}: model.json has precision {precision!r} and mirror {mirror!r}; expected one of "
+            f"{', '.join(get_args(Precision))}, and true or false; make this model again"
+        )
+    network = Network(backbone, side, precision=precision, mirror=mirror)
     path = model_dir / f"{fit}{WEIGHTS}"
     try:
         network.load_state_dict(load_file(path))

@@ -71,7 +71,12 @@ class Objective:
             network.heads[_BOXES] = nn.Conv2d(network.map_channels, 1, 1)
 
     def loss(
-        self, outputs: Callable[[Tensor], dict[str, Tensor]], batch: NDArray[np.intp], generator: torch.Generator
+        self,
+        outputs: Callable[[Tensor], dict[str, Tensor]],
+        batch: NDArray[np.intp],
+        generator: torch.Generator,
+        *,
+        flip: bool,
     ) -> Tensor:
         """Mean loss over a batch of rows, augmented, with its graph.
 
@@ -82,12 +87,13 @@ class Objective:
             outputs: of the network, see :attr:`radtransfer.training.loop.Training.shared`.
             batch: rows of the store.
             generator: of the augmentation.
+            flip: mirror half of the images.
         """
         place, part = device(), distributed.part()
         rows = batch[part]
         images = torch.from_numpy(taken(self._store.images, rows)).to(place)
         masks = torch.from_numpy(self._masks(rows)).to(place) if self._boxes else None
-        images, masks = augment(images, generator, masks, of=(len(batch), part))
+        images, masks = augment(images, generator, masks, flip=flip, of=(len(batch), part))
         said = outputs(images)
         losses = []
         if self._task == _PART:

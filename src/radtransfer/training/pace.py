@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
+from radtransfer.config import Precision
+from radtransfer.training.augment import augment
 from radtransfer.training.loop import Recipe, Training
 from radtransfer.training.network import Network
 from radtransfer.training.runtime import device, settle
@@ -32,48 +35,81 @@ class Pace:
     side: int
     resizable: bool
 
-    def training(self, epochs: int, images: float, held_out: float) -> float:
+    def training(self, epochs: int, images: float, scored: float) -> float:
         """Seconds that a training takes, validation included.
 
         Args:
             epochs: passes over the images.
             images: in an epoch.
-            held_out: images scored after each epoch, with their mirror images.
+            scored: forward passes after each epoch, those of mirror images counted.
         """
         sides = [side(epoch, epochs, self.side) if self.resizable else self.side for epoch in range(1, epochs + 1)]
-        return sum((each / self.side) ** 2 for each in sides) * (images * self.train + 2 * held_out * self.forward)
+        return sum((each / self.side) ** 2 for each in sides) * (images * self.train + scored * self.forward)
 
 
-def pace(backbone: str, input_size: int, batch_size: int, threads: int) -> Pace:
-    """Measure it: the median over a few batches of random pixels, on this process's device.
+class Trial:
+    """A network and a batch of random pixels at its full input size, on this process's device, to be timed.
+
+    Args:
+        backbone: name of a timm model.
+        input_size: side fed to it, px; 0: its own.
+        batch_size: images per training step.
+        precision: arithmetic of its layers.
+    """
+
+    def __init__(self, backbone: str, input_size: int, batch_size: int, precision: Precision) -> None:
+        self.network = Network(backbone, input_size, precision=precision)
+        self.batch_size = batch_size
+        self._training = Training(self.network, Recipe(1, batch_size, 1e-9, 0.0, 0))
+        full = self.network.input_size
+        self._pixels = torch.randint(0, 256, (batch_size, full, full), dtype=torch.uint8).to(device())
+        self._labels = torch.arange(batch_size, device=device()) % 2.0
+        self._generator = torch.Generator().manual_seed(0)
+
+    def train(self) -> None:
+        """Take a training step, augmentation included."""
+        logits = self.network.train()(augment(self._pixels, self._generator)[0])
+        self._training.learn(functional.binary_cross_entropy_with_logits(logits, self._labels), 1.0)
+
+    def forward(self) -> None:
+        """Score the batch."""
+        with torch.inference_mode():
+            self.network.eval()(self._pixels).cpu()
+
+
+def pace(backbone: str, input_size: int, batch_size: int, threads: int, precision: Precision) -> Pace:
+    """Measure it: the median over a few batches.
 
     Args:
         backbone: name of a timm model.
         input_size: side fed to it, px; 0: its own.
         batch_size: images per training step.
         threads: CPU threads.
+        precision: arithmetic of its layers.
     """
-    settle(threads, 0)
-    training = Training(Network(backbone, input_size), Recipe(1, batch_size, 1e-9, 0.0, 0))
-    network, full = training.network, training.network.input_size
-    pixels = torch.rand(batch_size, full, full, device=device()) * 255
-    labels = torch.arange(batch_size, device=device()) % 2.0
-
-    def train() -> None:
-        training.learn(functional.binary_cross_entropy_with_logits(network.train()(pixels), labels), 1.0)
-
-    def infer() -> None:
-        with torch.inference_mode():
-            network.eval()(pixels).cpu()
-
-    return Pace(_median_seconds(train) / batch_size, _median_seconds(infer) / batch_size, full, network.resizable)
+    settle(threads, 0, tf32=True)
+    trial = Trial(backbone, input_size, batch_size, precision)
+    train, forward = (statistics.median(seen) / batch_size for seen in in_turn([trial.train, trial.forward]))
+    return Pace(train, forward, trial.network.input_size, trial.network.resizable)
 
 
-def _median_seconds(work: Callable[[], None]) -> float:
-    work()  # the first one also allocates
-    seen = []
-    for _ in range(TRIES):
-        started = time.perf_counter()
+def in_turn(works: Sequence[Callable[[], None]], tries: int = TRIES) -> list[list[float]]:
+    """Seconds that each piece of work takes, each time it is done.
+
+    They take turns, so that what else the machine has to do meets them alike.
+
+    Args:
+        works: each is done once more at first, since that also allocates.
+        tries: how often.
+    """
+    for work in works:
         work()
-        seen.append(time.perf_counter() - started)
-    return sorted(seen)[TRIES // 2]
+    seen: list[list[float]] = [[] for _ in works]
+    for _ in range(tries):
+        for work, its in zip(works, seen, strict=True):
+            started = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            its.append(time.perf_counter() - started)
+    return seen

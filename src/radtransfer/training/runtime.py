@@ -12,17 +12,20 @@ from torch import Tensor
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def settle(threads: int, seed: int) -> None:
+def settle(threads: int, seed: int, *, tf32: bool = False) -> None:
     """Make what follows repeatable: fixed thread count, seeded generators, deterministic algorithms only.
 
     Args:
         threads: CPU threads of this process.
         seed: seed of torch's global generator (weight initialisation, dropout).
+        tf32: on a GPU, round what float32 products are made of to TF32's ten bits. That is for training, which leads to
+            other weights on a GPU than on a CPU in any case; scores of trained weights must not hang on the device.
     """
     _keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     # Nothing reads memory before it is written; filling it costs 3 % of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(seed)

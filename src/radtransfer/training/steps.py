@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
-from radtransfer.config import TlSource
+from radtransfer.config import Precision, TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
 from radtransfer.training import distributed, loop, reuse
@@ -49,7 +49,8 @@ def pretrain(
     task: Task = "abnormality",
     boxes: bool = False,
     pretrained_models: str = "",
-    processes: int = 0,
+    precision: Precision = "float32",
+    mirror: bool = True,
 ) -> None:
     """Train a backbone on related images and write a **model**.
 
@@ -75,8 +76,8 @@ def pretrain(
         boxes: learn where lesions are too.
         pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
             :mod:`radtransfer.training.reuse`.
-        processes: that train together, sharing each batch; 0: one a GPU that this process was given. See
-            :mod:`radtransfer.training.distributed`.
+        precision: arithmetic of the network, see :meth:`radtransfer.training.network.Network.arithmetic`.
+        mirror: whether a mirrored image has the same diagnosis.
 
     Raises:
         RadtransferError: unknown backbone, weights that cannot be had, a store without both classes, or a model of an
@@ -93,12 +94,12 @@ def pretrain(
             )
         reuse.take_up(model, store, Path(out))
         return
-    start = _Start(backbone, input_size, init, weights_mirror, seed, threads)
+    start = _Start(backbone, input_size, init, weights_mirror, seed, threads, precision, mirror)
     recipe = start.recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
     about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
     about |= {"task": task, "boxes": boxes}
     inputs = {"source_store": store.artifact}
-    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, processes=processes)
+    _train_and_write(start, store, recipe, about, inputs, checkpoints, out)
 
 
 def finetune(
@@ -121,7 +122,8 @@ def finetune(
     freeze_epochs: int,
     patience: int,
     refit: bool = False,
-    processes: int = 0,
+    precision: Precision = "float32",
+    mirror: bool = True,
 ) -> None:
     """Train a backbone on the target images, starting from a transfer-learning source, and write a **model**.
 
@@ -154,11 +156,11 @@ def finetune(
             )
         before = inputs["pretrained"] = model
         init = model.content["init"]
-    start = _Start(backbone, input_size, init, weights_mirror, seed, threads, before)
+    start = _Start(backbone, input_size, init, weights_mirror, seed, threads, precision, mirror, before)
     recipe = start.recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
     about: dict[str, object] = {"stage": "finetune", "tl_source": tl_source, "init": init}
     about |= {"pretrained_digest": before.digest if before else None, "task": "abnormality", "boxes": False}
-    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit, processes)
+    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit)
 
 
 def _open(path: Path, *more: str) -> Store:
@@ -193,12 +195,14 @@ class _Start:
     weights_mirror: str
     seed: int
     threads: int
+    precision: Precision
+    mirror: bool
     pretrained: Artifact | None = None
 
     def __call__(self) -> tuple[Network, dict[str, str]]:
         """The network, and where its weights come from."""
-        settle(self.threads, self.seed)
-        network = Network(self.backbone, self.input_size)
+        settle(self.threads, self.seed, tf32=True)
+        network = Network(self.backbone, self.input_size, precision=self.precision, mirror=self.mirror)
         if self.pretrained is not None:
             network.load_state_dict(load_file(self.pretrained.path / WEIGHTS))
             network.reset_head()
@@ -224,12 +228,12 @@ def _train_and_write(
     checkpoints: str,
     out: Path,
     refit: bool = False,
-    processes: int = 0,
 ) -> None:
     network, origin = start()
-    processes = processes or distributed.processes()
+    processes = distributed.processes()
     settings = {**vars(recipe), "backbone": network.backbone, "input_size": network.input_size}
     settings |= {"threads": start.threads, "refit": refit, "processes": processes}
+    settings |= {"precision": start.precision, "mirror": start.mirror}
     step = str(about["stage"])
     name = f"{step} {about['tl_source'] or about['init']} {network.backbone}"
     identity = {**settings, **about, "weights_origin": origin, "device": device().type}
@@ -264,7 +268,8 @@ def _train_and_write(
             source_steps=_source_steps(start) if step == "finetune" else outcome.steps,
             target_steps=outcome.steps if step == "finetune" else 0,
             seed=recipe.seed,
-            precision="float32",
+            precision=start.precision,
+            mirror=start.mirror,
             threads=start.threads,
             processes=processes,
             positive_class=store.content["positive_class"],

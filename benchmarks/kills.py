@@ -4,9 +4,9 @@
 
 A tiny network is fine-tuned with a refit, with a checkpoint after every step: once undisturbed, then with its
 checkpoints in a folder and once more with them in an S3 server of its own (SeaweedFS, see tests/weed.py). SIGKILL comes
-after random steps, spread over both fits, half of the times as soon as a checkpoint is seen being written, else after a random
-wait; of the kills with the S3 server each second one finds the server dead, too, which is started again for the next.
-After each kill the training is started again in a new process, and after the last it is left to end.
+after random steps, spread over both fits, half of the times as soon as a checkpoint is seen being written, else after
+a random wait; of the kills with the S3 server each second one finds the server dead, too, which is started again for
+the next. After each kill the training is started again in a new process, and after the last it is left to end.
 
 Printed for each run: how it was killed, and after which step it had gone on. Exit code 1 unless weights, history and
 the learning rate and loss of every step of every run are, to the last bit, those of the undisturbed training, and the

@@ -4,9 +4,9 @@
 
 A tiny network is fine-tuned with a refit, with a checkpoint after every step: once undisturbed, then with its
 checkpoints in a folder and once more with them in an S3 server of its own (SeaweedFS, see tests/weed.py). SIGKILL comes
-after a random number of steps, each second time as soon as a checkpoint is seen being written, else after a random
-wait; of the kills with the S3 server each second one finds the server dead, too, which is started again for the next.
-After each kill the training is started again in a new process, and after the last it is left to end.
+after random steps, spread over both fits, half of the times as soon as a checkpoint is seen being written, else after
+a random wait; of the kills with the S3 server each second one finds the server dead, too, which is started again for
+the next. After each kill the training is started again in a new process, and after the last it is left to end.
 
 Printed for each run: how it was killed, and after which step it had gone on. Exit code 1 unless weights, history and
 the learning rate and loss of every step of every run are, to the last bit, those of the undisturbed training, and the
@@ -22,7 +22,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,8 +37,8 @@ from tests.weed import KEYS, Weed
 EPOCHS = 16
 RATE = 3e-4
 """At which a late epoch is the best, so that the refit is long."""
-STEPS_APART = 5
-"""At most, between the start of a run and its end."""
+LAST = 12
+"""Steps before the end within which no kill is begun."""
 CONTEXT = multiprocessing.get_context("forkserver")  # PyTorch is imported once, and never after a fork
 
 
@@ -112,9 +112,17 @@ class Bench:
         return any(self.folder.glob("*/**/.*.partial"))
 
     def wait_for(self, steps: int, process: BaseProcess) -> None:
-        """Until this run has taken so many steps, or has ended."""
-        while process.is_alive() and len(self.steps(self.runs)) < steps:
+        """Until all runs together are so far and this one has taken a step, or until it has ended."""
+        before = {_which(line) for run in range(1, self.runs) for line in self.steps(run)}
+        while process.is_alive():
+            taken = {_which(line) for line in self.steps(self.runs)}
+            if taken and len(before | taken) >= steps:
+                return
             time.sleep(0.002)
+
+    def taken(self) -> list[str]:
+        """The steps of all runs."""
+        return [line for run in range(1, self.runs + 1) for line in self.steps(run)]
 
     def kill(self, process: BaseProcess, rng: np.random.Generator, in_writing: bool) -> str:
         """Kill it, and say how."""
@@ -130,15 +138,20 @@ class Bench:
         return "while a checkpoint was written" if seen else "at a random moment"
 
 
-def disturbed(bench: Bench, kills: int, rng: np.random.Generator, server: Weed | None) -> int:
-    """Train with so many kills, say how each run went, and return the number of kills."""
-    for number in range(kills):
+def _which(line: str) -> tuple[str, ...]:
+    """Fit and step of a line."""
+    return tuple(line.split()[:2])
+
+
+def disturbed(bench: Bench, moments: Sequence[int], rng: np.random.Generator, server: Weed | None) -> int:
+    """Train with a kill at each of these steps, say how each run went, and return the number of kills."""
+    for number, moment in enumerate(moments):
         dead = server is not None and number % 2 == 1
         process = bench.start()
-        bench.wait_for(int(rng.integers(1, STEPS_APART + 1)), process)
+        bench.wait_for(moment, process)
         if server and dead:
             server.kill()
-            bench.wait_for(len(bench.steps(bench.runs)) + 2, process)
+            bench.wait_for(len({_which(line) for line in bench.taken()}) + 2, process)
         how = bench.kill(process, rng, in_writing=number % 4 > 1)
         if server and dead:
             server.start()
@@ -150,15 +163,15 @@ def disturbed(bench: Bench, kills: int, rng: np.random.Generator, server: Weed |
     process = bench.start()
     process.join()
     print(f"run {bench.runs}: {bench.gone_on(bench.runs)}, ended with {process.exitcode}", flush=True)
-    return kills
+    return len(moments)
 
 
 def alike(bench: Bench, undisturbed: Bench) -> bool:
     """Whether a training is the undisturbed one to the last bit; says what is not."""
-    expected = {tuple(line.split()[:2]): line for line in undisturbed.steps(1)}
-    taken = [line for run in range(1, bench.runs + 1) for line in bench.steps(run)]
-    odd = [line for line in taken if expected.get(tuple(line.split()[:2])) != line]
-    missing = expected.keys() - {tuple(line.split()[:2]) for line in taken}
+    expected = {_which(line): line for line in undisturbed.steps(1)}
+    taken = bench.taken()
+    odd = [line for line in taken if expected.get(_which(line)) != line]
+    missing = expected.keys() - {_which(line) for line in taken}
     same = bench.model.exists() and equal(bench.model, undisturbed.model)
     print(
         f"{len(taken)} steps in {bench.runs} runs for {len(expected)}, {len(odd)} of them at another learning rate or "
@@ -195,7 +208,8 @@ def main() -> None:
                 environment = KEYS | {"AWS_ENDPOINT_URL_S3": server.url}
                 where = "s3://radtransfer/training"
             bench = Bench(folder / place, store, where, environment)
-            killed = disturbed(bench, kills, rng, server)
+            moments = np.sort(rng.integers(1, len(undisturbed.steps(1)) - LAST, kills)).tolist()
+            killed = disturbed(bench, moments, rng, server)
             good = alike(bench, undisturbed) and killed == kills and good
     if not good:
         sys.exit(1)

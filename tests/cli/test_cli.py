@@ -83,8 +83,8 @@ def test_defaults_are_those_of_a_configuration() -> None:
             fields = [key for key in RENAMED.get(name, (name,)) if key in RunConfig.model_fields]
             if name == "images_per_outcome":
                 fields = ["explain_images"]
-            if name == "epochs":
-                fields = [f"{step}_epochs"]
+            if name in ("epochs", "task", "boxes"):
+                fields = [f"{step}_{name}"]
             assert fields, name
             assert RunConfig.model_fields[fields[0]].default == parameter.default, (step, name)
 

@@ -11,7 +11,7 @@ from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store
 from radtransfer.preprocess.split import SPLITS, Splits
-from radtransfer.preprocess.store import Store
+from radtransfer.preprocess.store import Store, taken
 from radtransfer.problems import Rejected
 
 
@@ -103,3 +103,21 @@ def test_images_are_streamed(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5 * 2**20
+
+
+def test_copies_leave_no_pages_of_the_map(tmp_path: Path) -> None:
+    """Else a training's memory would grow with the images that it has seen."""
+    np.save(tmp_path / "images.npy", np.arange(64 * 256 * 256, dtype=np.uint8).reshape(64, 256, 256))
+    images = np.load(tmp_path / "images.npy", mmap_mode="r")
+
+    def mapped() -> int:
+        after = Path("/proc/self/smaps").read_text().split("images.npy")[1]
+        return int(after.split("Rss:")[1].split()[0])
+
+    for rows in (slice(3, 40), np.array([5, 63])):
+        copy = taken(images, rows)
+        assert np.array_equal(copy, images[rows]) and not isinstance(copy, np.memmap)
+        assert mapped() > 0  # the comparison has read them
+        taken(images, rows)
+        assert mapped() == 0
+    assert np.array_equal(taken(np.array(images), slice(2)), images[:2])

@@ -6,18 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.explain.gradcam import gradcam
+from radtransfer.fusion.extract import extract
 from radtransfer.training import network as networks
 from radtransfer.training.inference import infer
 from radtransfer.training.loop import Recipe, Training
 from radtransfer.training.network import Network, check_backbones, load_network
-from radtransfer.training.steps import _save
+from radtransfer.training.steps import _save, finetune
 from radtransfer.training.weights import PYPI_PACKAGES, imagenet_state
+from tests.training.test_steps import RECIPE, write_store
 
 FAMILIES = {
     "EfficientNet-Lite": ("tf_efficientnet_lite0", 64),
@@ -132,6 +136,22 @@ def test_a_size_that_does_not_fit(backbone: str, side: int, why: str) -> None:
     )
     with pytest.raises(RadtransferError, match=said):
         Network(backbone, side)
+
+
+def test_a_tag_goes_through_mirror_model_and_extraction(tmp_path: Path) -> None:
+    name = "test_resnet.r160_in1k"
+    weights = tmp_path / "mirror" / f"{name}.safetensors"
+    weights.parent.mkdir()
+    save_file(timm.create_model(name).state_dict(), weights)
+    (weights.parent / "SHA256SUMS").write_text(f"{artifacts.file_sha256(weights)}  {weights.name}\n")
+    store = write_store(tmp_path / "store", "target")
+    finetune(
+        target_store=store, backbone=name, tl_source="imagenet", pretrained=None, out=tmp_path / "model",
+        **(RECIPE | {"epochs": 1, "weights_mirror": str(weights.parent)}),
+    )  # fmt: skip
+    extract(store=store, models=[tmp_path / "model"], threads=1, out=tmp_path / "features")
+    (model,) = artifacts.read(tmp_path / "features", "features").content["models"]
+    assert model["backbone"] == name and load_network(tmp_path / "model").backbone == name
 
 
 def test_a_tag_names_the_package_weights_too() -> None:

@@ -299,6 +299,8 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 def _cost(name: str, event: Mapping[str, Any]) -> dict[str, Any]:
     begun, ended = event["inside"]
+    model = event["outputs"].get("model")
+    trained = {"processes": read_json(Path(model) / "model.json")["content"].get("processes", 1)} if model else {}
     return {
         "task": name,
         "step": event["step"],
@@ -307,6 +309,7 @@ def _cost(name: str, event: Mapping[str, Any]) -> dict[str, Any]:
         "start_up_seconds": round(begun - event["started"], 3),
         "step_seconds": round(ended - begun, 3),
         "peak_mib": event["peak_mib"],
+        **trained,
     }
 
 

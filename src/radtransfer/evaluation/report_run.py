@@ -83,7 +83,9 @@ class Run:
     def settled(self) -> dict[str, list[object]]:
         """What the figures hang on besides data and configuration, as the models recorded it."""
         models = (*self.models, *self.pretrained)
-        return {name: sorted({one.content[name] for one in models}) for name in ("seed", "threads", "precision")}
+        settled = {name: sorted({one.content[name] for one in models}) for name in ("seed", "threads", "precision")}
+        together = sorted({one.content.get("processes", 1) for one in models})
+        return settled | ({"training processes": together} if together != [1] else {})
 
     @cached_property
     def origins(self) -> list[tuple[str, dict[str, str]]]:

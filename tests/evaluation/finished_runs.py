@@ -14,7 +14,6 @@ from scipy.special import expit
 
 from radtransfer import artifacts
 
-
 SOURCES = {"in_domain": 2.0, "imagenet": 1.6, "scratch": 0.6}
 ROWS = {
     f"{source}/{features}-{classifier}": (source, features, classifier, strength)

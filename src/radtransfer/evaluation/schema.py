@@ -37,8 +37,8 @@ class _Measures(_Strict):
     ece: IntervalEntry
 
 
-class Row(_Measures):
-    """One classifier (or shortcut) measured on the test images."""
+class _Described(_Strict):
+    """What a row is of."""
 
     id: str
     tl_source: TlSource | Literal["shortcut"]
@@ -51,6 +51,10 @@ class Row(_Measures):
     level: Literal["image", "study"]
     selected: bool
     n: int = Field(ge=1)
+
+
+class Row(_Measures, _Described):  # the fields of the last base come first
+    """One classifier (or shortcut) measured on the test images."""
 
 
 class ComparisonEntry(_Strict):
@@ -127,8 +131,8 @@ class SpreadEntry(_Strict):
     highest: float
 
 
-class PooledRow(_Measures):
-    """A choice that every run made by validation, measured over all runs of a subject."""
+class _Choice(_Strict):
+    """What every run of a subject chose by validation."""
 
     id: str
     run: str = Field(description="label of the subject: A, B, ...")
@@ -142,6 +146,10 @@ class PooledRow(_Measures):
     folds: Sequence[FoldEntry]
     fold_spread: SpreadEntry | None = Field(description="AUROCs of single folds, noise of small test sets included")
     seed_spread: SpreadEntry | None = Field(description="AUROCs of whole repeats: other splits and trainings")
+
+
+class PooledRow(_Measures, _Choice):
+    """A choice measured over all runs of a subject."""
 
 
 class SubjectEntry(_Strict):

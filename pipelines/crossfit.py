@@ -53,7 +53,8 @@ def crossfit(
     own source images is refused.
 
     Args:
-        config: what to run; without ``test_fold`` and ``previous_splits``.
+        config: what to run; without ``test_fold`` and ``previous_splits``. Models that its ``pretrained_models`` names
+            serve all runs.
         data_root: as for :func:`~radtransfer_pipelines.local.run_local`; resolved once for all runs.
         out: folder for all runs: new, empty, or of a cross-fitting with the same configuration, data, code and folds.
         folds: number of folds.

@@ -74,11 +74,11 @@ def _run(config: RunConfig, place: Located, out: Path, registry: Path | None, dr
                 f"--out {out}: lies inside the data set {name!r}, which the results would change; name a folder "
                 "outside of it"
             )
-    request, images = _request(config, place, registry)
+    request, images = requested(config, place, registry)
     resumed = outfolder.claim(out, request)
     if not resumed or dry_run:
         # In a process of its own: it needs PyTorch, which would stay in memory for the whole run.
-        show(config, _apart(plan, config, *images))
+        show(config, apart(plan, config, *images))
     if dry_run:
         return None
     with outfolder.locked(out, request) as work:
@@ -155,7 +155,7 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
     return covered
 
 
-def _request(config: RunConfig, place: Located, registry: Path | None) -> tuple[dict[str, Any], list[int]]:
+def requested(config: RunConfig, place: Located, registry: Path | None) -> tuple[dict[str, Any], list[int]]:
     """All that a run depends on, and how many images it has of target and source; none is opened."""
     from radtransfer.preprocess.inherit import Inherited
     from radtransfer.preprocess.selection import Asked, select
@@ -208,7 +208,7 @@ def _graph_version() -> str:
     return digest.hexdigest()[:8]
 
 
-def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a process of its own; Ctrl-C is for this one, which ends the other at once."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other inherits it

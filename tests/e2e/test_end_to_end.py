@@ -15,47 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from radtransfer.cache import VARIABLE
 
 pytestmark = pytest.mark.slow
 
 CLI = [sys.executable, "-c", "from radtransfer.cli import main; main()"]
-SIDE = 64
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    options = ["--images-per-part", "110", "--parts", "hand", "--parts", "forearm", "--size", str(SIDE)]
-    subprocess.run([*CLI, "datasets", "phantoms", "--out", str(root / "phantoms"), *options], check=True, timeout=120)
-    (root / "phantoms" / "hand" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
-    return root
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "config.yaml"
-    settings = {
-        "name": "tiny",
-        "target_layout": "phantoms",
-        "target_path": "phantoms",
-        "target_part": "hand",
-        "source_layout": "phantoms",
-        "source_path": "phantoms",
-        "image_size": SIDE,
-        "input_size": SIDE,
-        "backbones": ["tf_efficientnet_lite1", "tf_efficientnet_lite0"],
-        "pretrain_epochs": 1,
-        "finetune_epochs": 1,
-        "cv_folds": 2,
-        "bootstrap": 100,
-        "explain_images": 1,
-        "lime_samples": 16,
-    }
-    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return path
 
 
 def start(config: Path, data_root: Path, out: Path, *options: str) -> subprocess.Popen[str]:

@@ -269,7 +269,7 @@ def test_ctrl_c_ends_what_is_looked_at_first_at_once() -> None:
     """The terminal sends it to all processes of the command."""
     code = (
         "import time; from radtransfer_pipelines import local\nif __name__ == '__main__':\n"
-        " try: local._apart(time.sleep, 60)\n except KeyboardInterrupt: print('interrupted')"
+        " try: local.apart(time.sleep, 60)\n except KeyboardInterrupt: print('interrupted')"
     )
     for seconds in (0, 1):  # while the other process starts, and when it is at work
         command = subprocess.Popen(

@@ -70,6 +70,19 @@ def test_each_image_is_tested_in_one_fold(root: Path, tmp_path: Path) -> None:
     assert sorted(tested) == table["image_id"].tolist()
 
 
+def test_the_source_is_the_same_in_every_fold(tmp_path: Path) -> None:
+    """So one pre-training serves all folds: what shares a group with any target image is left out, tested or not."""
+    place = folders(tmp_path)
+    for number, path in enumerate(sorted((place / "hand" / "normal").glob("*.png"))[:6]):
+        shutil.copy(path, place / "knee" / "normal" / f"{7000 + 50 * number}.png")
+    made = [run(tmp_path, tmp_path / f"out{number}", **CF, test_fold=[number, 3]) for number in (1, 2, 3)]
+    assert len({target.artifact.digest for target, _ in made}) == 3
+    assert len({source.artifact.digest for _, source in made}) == 1
+    for target, source in made:
+        assert sum("duplicate of the target image" in one["reason"] for one in source.content["rejected"]) >= 6
+        assert not set(source.manifest["group_id"]) & set(target.manifest["group_id"])
+
+
 def test_both_stores_hold_what_their_description_says(root: Path, tmp_path: Path) -> None:
     target, source = run(root, tmp_path)
     for store, role, splits in (

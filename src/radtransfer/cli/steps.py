@@ -75,6 +75,47 @@ def run(
     run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry, dry_run=dry_run)
 
 
+@app.command()
+def crossfit(
+    config: Annotated[Path, typer.Option(help="YAML file; see configs/.")],
+    data_root: DataRoot,
+    out: Annotated[Path, typer.Option(help="Folder for all runs: new, empty, or of the same cross-fitting.")],
+    folds: Annotated[int, typer.Option(min=2, help="Folds that the target is cut into; each is tested once a repeat.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Times all is done, each with another seed.")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many runs are left and about how long they take; do nothing.")
+    ] = False,
+) -> None:
+    """Test every image of a small target set: one run for each fold and seed, pooled on one page.
+
+    Started again, it goes on where it was; with more repeats it adds them.
+    """
+    from radtransfer.config import load
+    from radtransfer_pipelines.crossfit import crossfit as all_runs
+
+    all_runs(load(config, set_ or []), data_root=data_root, out=out, folds=folds, repeats=repeats, dry_run=dry_run)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of `run` or `crossfit`, the reference first.")],
+    out: Out,
+    bootstrap: Annotated[int, typer.Option(min=100, help="Bootstrap replicates behind every interval.")] = 2000,
+    seed: Seed = 0,
+) -> None:
+    """Compare finished runs on the same test images, paired and with intervals; the runs of `crossfit` pooled."""
+    from radtransfer.artifacts import check_free
+    from radtransfer.evaluation.comparison import compare_runs, write
+    from radtransfer.evaluation.comparison_page import show
+
+    check_free(out)
+    comparison = compare_runs(runs, bootstrap=bootstrap, seed=seed)
+    page = write(comparison, out)
+    show(comparison.model_dump(mode="json"))
+    print(page)
+
+
 @app.command(name="compile")
 def compile_(
     out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("build/pipelines"),

@@ -18,6 +18,7 @@ _MARKERS = {
     "imagenet": "M-4.5-4.5h9v9h-9z",
     "scratch": "M0-5.6L5.6 4.4H-5.6z",
     "shortcut": "M0-5.8L5.8 0L0 5.8L-5.8 0z",
+    "mixed": "M-5.4-1.7h3.7v-3.7h3.4v3.7h3.7v3.4h-3.7v3.7h-3.4v-3.7h-3.7z",
 }
 
 
@@ -97,9 +98,18 @@ def swatch(source: str) -> Markup:
 
 
 def strip(
-    value: float | None, low: float | None, high: float | None, axis: Axis, source: str, *, reference: float | None
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    axis: Axis,
+    source: str,
+    *,
+    reference: float | None,
+    dots: Iterable[float | None] = (),
 ) -> Markup:
     """One row of a forest plot: an interval, its estimate and a reference line, as wide as the cell it stands in.
+
+    ``dots`` are drawn small and pale below the interval: the single folds of a cross-fitting.
 
     It says nothing that the figures in the same table row do not say, so it is hidden from assistive technology.
     """
@@ -110,6 +120,8 @@ def strip(
     if reference is not None:
         line = Markup('<line class="reference" x1="{0:.2f}%" x2="{0:.2f}%" y1="0" y2="100%"/>')
         body.append(line.format(100 * axis.at(reference)))
+    dot = Markup('<circle class="dot" cx="{:.2f}%" cy="82%" r="2.5"/>')
+    body += [dot.format(100 * axis.at(one)) for one in dots if one is not None]
     if low is not None and high is not None:
         bar = Markup('<line class="whisker" x1="{:.2f}%" x2="{:.2f}%" y1="50%" y2="50%"/>')
         body.append(bar.format(100 * axis.at(low), 100 * axis.at(high)))

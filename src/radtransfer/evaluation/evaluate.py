@@ -5,13 +5,10 @@ The one candidate that counts is selected by validation AUROC before a test labe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import combinations
-from math import ceil
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,25 +19,13 @@ from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.config import TL_SOURCES, TlSource
 from radtransfer.errors import RadtransferError
-from radtransfer.evaluation import metrics, schema
-from radtransfer.evaluation.compare import ALPHA, Comparison, at_floor, compare, holm, smallest_p
+from radtransfer.evaluation import metrics, schema, verdict
+from radtransfer.evaluation.compare import Comparison
 from radtransfer.evaluation.intervals import Measured, measure, resample
-from radtransfer.evaluation.metrics import Floats, Metric
+from radtransfer.evaluation.metrics import Floats
 from radtransfer.evaluation.shortcuts import shortcuts
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
-
-HISTOGRAM = "shortcut/grey_level_histogram"
-FEW = 30  # leakage groups with a class in the test split, below which a bootstrap interval is a rough guide only
-TOO_FEW = 15
-"""Below that there are no p-values. Five to thirty clusters are few for tests that resample them, the fewer the worse
-(Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008); where to draw the line is a choice."""
-STRONG_SHORTCUT = 0.75  # AUROC of the histogram from which it is named as a shortcut in its own right
-NAMES: dict[str, str] = {
-    "scratch": "training from scratch",
-    "imagenet": "ImageNet transfer",
-    "in_domain": "in-domain pre-training",
-}
 
 
 @dataclass(frozen=True)
@@ -118,9 +103,8 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
                 "threshold": entry.threshold,
             }
 
-    comparisons = _comparisons(selected, choices, measured)
-    if (few := _fewest(levels[0])[0]) < TOO_FEW:
-        comparisons = [replace(one, p_value=None, adjusted_p=None) for one in comparisons]
+    few, _ = verdict.fewest(levels[0].labels, levels[0].groups)
+    comparisons = verdict.judged(verdict.within(selected, choices, measured), few)
     warnings += _warnings(store, rows, comparisons, levels[0], bootstrap)
     described = schema.MetricsFile(
         target=_target(store),
@@ -145,7 +129,7 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
         content |= {
             "selected": selected,
             "choices": choices,
-            "answer": _answer(choices, comparisons, measured, len(test), few, bootstrap),
+            "answer": verdict.answer(choices, comparisons, measured, len(test), few, bootstrap),
             "warnings": warnings,
         }
 
@@ -272,137 +256,20 @@ def _row(row_id: str, entry: Entry, seed: int, level: Level, selected: bool, mea
     return schema.Row.model_validate(described | values)
 
 
-def _comparisons(selected: str, choices: dict[str, dict[str, str]], measured: dict[str, Measured]) -> list[Comparison]:
-    best_first = [name for name in reversed(TL_SOURCES) if name in choices]
-    among: tuple[Metric, ...] = ("auroc", "accuracy", "kappa")
-    found = [
-        compare(choices[a]["fused"], choices[b]["fused"], metric, measured, "tl_source")
-        for a, b in combinations(best_first, 2)
-        for metric in among
-    ]
-    found += [
-        compare(choices[name]["fused"], choices[name]["single"], "auroc", measured, "fusion") for name in best_first
-    ]
-    found.append(compare(selected, HISTOGRAM, "auroc", measured, "shortcut"))
-    return holm(found)
-
-
-def _find(comparisons: list[Comparison], a: str, b: str, metric: Metric) -> Comparison:
-    return next(one for one in comparisons if (one.a, one.b, one.metric) == (a, b, metric))
-
-
-def _answer(
-    choices: dict[str, dict[str, str]],
-    comparisons: list[Comparison],
-    measured: dict[str, Measured],
-    images: int,
-    few: int,
-    bootstrap: int,
-) -> dict[str, Any]:
-    """Which TL source won, if one did: in-domain against ImageNet, AUROC of the fused choices, after Holm."""
-    if not {"imagenet", "in_domain"} <= set(choices):
-        missing = " and ".join(NAMES[name] for name in ("imagenet", "in_domain") if name not in choices)
-        return {
-            "winner": None,
-            "significant": False,
-            "text": f"There is no answer to whether in-domain pre-training beats ImageNet transfer: this evaluation "
-            f"was not given {missing}.",
-        }
-    fused = {name: choice["fused"] for name, choice in choices.items()}
-    main = _find(comparisons, fused["in_domain"], fused["imagenet"], "auroc")
-    values = [cast(float, measured[fused[name]].intervals["auroc"].value) for name in ("in_domain", "imagenet")]
-    figures = (
-        f"AUROC {values[0]:.3f} against {values[1]:.3f}, difference {main.difference:+.3f} "
-        f"(95 % interval {main.low:+.3f} to {main.high:+.3f}{_p(main, bootstrap)}, {images} test images)"
-    )
-    if main.adjusted_p is None:
-        text = (
-            "There is no verdict on in-domain pre-training against ImageNet transfer: a class lies in only "
-            f"{few} leakage groups of the test images, and below {TOO_FEW} no test can be trusted. {figures}."
-        )
-        return {"winner": None, "significant": False, "text": text}
-    if not main.significant:
-        text = f"No significant difference between in-domain pre-training and ImageNet transfer: {figures}."
-        return {"winner": None, "significant": False, "text": text}
-    winner, verb = ("in_domain", "better") if cast(float, main.difference) > 0 else ("imagenet", "worse")
-    text = f"In-domain pre-training is significantly {verb} than ImageNet transfer: {figures}."
-    if "scratch" in fused:
-        control = _find(comparisons, fused[winner], fused["scratch"], "auroc")
-        if control.significant and cast(float, control.difference) < 0:
-            text += f" But training from scratch is significantly better still than {NAMES[winner]}: neither wins."
-            return {"winner": None, "significant": True, "text": text}
-        if not control.significant:
-            text += f" Over training from scratch, {NAMES[winner]} shows no significant gain."
-    return {"winner": winner, "significant": True, "text": text}
-
-
-def _fewest(images: Level) -> tuple[int, str]:
-    """How many leakage groups hold the class that the fewest hold, and which class that is."""
-    held = {"positive": images.groups[images.labels], "negative": images.groups[~images.labels]}
-    return min((len(set(groups)), name) for name, groups in held.items())
-
-
 def _warnings(
     store: Store, rows: list[schema.Row], comparisons: list[Comparison], images: Level, bootstrap: int
 ) -> list[str]:
     """What a reader must know before believing the figures."""
     found = []
     if store.content["synthetic"]:
-        found.append("The images are synthetic: the figures show that the pipeline works, nothing about real patients.")
+        found.append(verdict.SYNTHETIC)
     if store.content["grouping"] != "patient":
-        found.append(
-            "The data have no patient ids: groups are exact and near duplicates, so other images of a test patient may "
-            "be among the training images, which would flatter every figure."
-        )
-    groups, name = _fewest(images)
-    if groups < FEW:
-        guide = "are a rough guide" if groups >= TOO_FEW else "cannot be trusted, and there is no verdict"
-        found.append(
-            f"The {name} test images lie in only {groups} leakage groups (fewer than {FEW}): intervals {guide}. "
-            "Use more images, or another split."
-        )
-    largest = max(Counter(one.family for one in comparisons).values())
-    if smallest_p(bootstrap, largest) >= ALPHA:
-        found.append(
-            f"With bootstrap = {bootstrap} no difference between TL sources can be shown: the smallest p-value after "
-            f"Holm is {smallest_p(bootstrap, largest):.3f}. Set bootstrap to {ceil(2 * largest / ALPHA)} or more."
-        )
-    against = next(one for one in comparisons if one.family == "shortcut")
-    if against.low is None or against.low <= 0:
-        found.append(
-            f"The selected model ({against.a}) does not clear the shortcut: its AUROC less that of a grey-level "
-            f"histogram is {_signed(against.difference)} (95 % interval {_signed(against.low)} to "
-            f"{_signed(against.high)})."
-        )
-    histogram = next(row for row in rows if row.id == HISTOGRAM)
-    if histogram.auroc.value is not None and histogram.auroc.value >= STRONG_SHORTCUT:
-        found.append(
-            f"A grey-level histogram alone reaches AUROC {histogram.auroc.value:.3f}: exposure, windowing or framing "
-            "tell much of the label."
-        )
-    for one in comparisons:
-        if one.family == "tl_source" and one.significant and cast(float, one.difference) < 0:
-            a, b = one.a.split("/")[0], one.b.split("/")[0]
-            metric = "AUROC" if one.metric == "auroc" else one.metric
-            found.append(
-                f"Negative transfer: {NAMES[a]} is significantly worse than {NAMES[b]} ({metric} "
-                f"{_signed(one.difference)}, 95 % interval {_signed(one.low)} to {_signed(one.high)}"
-                f"{_p(one, bootstrap)})."
-            )
-    return found
+        found.append(verdict.NO_PATIENTS)
+    histogram = next(row for row in rows if row.id == verdict.HISTOGRAM).auroc.value
+    found += verdict.few(images.labels, images.groups)
+    return found + verdict.warnings(comparisons, histogram, bootstrap)
 
 
 def _target(store: Store) -> str:
     name, part = store.content["name"], store.content["part"]
     return name if part == name else f"{name} {part}".strip()
-
-
-def _signed(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:+.3f}"
-
-
-def _p(comparison: Comparison, bootstrap: int) -> str:
-    if comparison.p_value is None or comparison.adjusted_p is None:
-        return ""
-    relation = "≤" if at_floor(comparison.p_value, bootstrap) else "="
-    return f", p {relation} {comparison.adjusted_p:.3f} after Holm"

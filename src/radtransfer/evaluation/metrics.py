@@ -104,8 +104,23 @@ def from_confusion(tp: ArrayLike, fn: ArrayLike, tn: ArrayLike, fp: ArrayLike) -
     }
 
 
-def auroc(labels: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Area under the ROC curve [B]: the chance that a positive scores above a negative, ties counting one half."""
+def auroc(labels: NDArray[np.bool_], scores: Floats, weights: Floats, folds: NDArray[np.intp] | None = None) -> Floats:
+    """Area under the ROC curve [B]: the chance that a positive scores above a negative, ties counting one half.
+
+    Args:
+        labels: [N].
+        scores: [N].
+        weights: [B, N].
+        folds: [N] the fold of each image, where each fold was scored by a model of its own: only pairs within a fold
+            count, since the scores of two models differ in level. None: all pairs.
+    """
+    parts = [slice(None)] if folds is None else [np.flatnonzero(folds == one) for one in np.unique(folds)]
+    counted = [_ordered_pairs(labels[part], scores[part], weights[:, part]) for part in parts]
+    return _ratio(np.sum([wins for wins, _ in counted], axis=0), np.sum([pairs for _, pairs in counted], axis=0))
+
+
+def _ordered_pairs(labels: NDArray[np.bool_], scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """How many pairs of a positive and a negative are in order, and how many there are [B each]."""
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -119,11 +134,15 @@ def auroc(labels: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
     total_negatives = below_or_equal[-1].copy()
     below_or_equal -= negatives / 2
     wins = np.einsum("vb,vb->b", positives, below_or_equal)
-    return _ratio(wins, positives.sum(axis=0) * total_negatives)
+    return wins, positives.sum(axis=0) * total_negatives
 
 
 def evaluate_scores(
-    labels: NDArray[np.bool_], scores: Floats, threshold: float, weights: Floats
+    labels: NDArray[np.bool_],
+    scores: Floats,
+    threshold: float | Floats,
+    weights: Floats,
+    folds: NDArray[np.intp] | None = None,
 ) -> tuple[dict[Metric, Floats], Floats]:
     """All of :data:`METRICS` for each weighting.
 
@@ -134,8 +153,9 @@ def evaluate_scores(
     Args:
         labels: [N].
         scores: [N], probabilities.
-        threshold: calls an image positive from here up.
+        threshold: calls an image positive from here up; one for all, or [N] where models of their own scored them.
         weights: [B, N], not negative, no row all zero.
+        folds: for the AUROC, see :func:`auroc`; every other metric counts all images together.
 
     Returns:
         The metrics, [B] each, NaN where undefined; and the calibration gaps [B, 10], per bin the share-weighted
@@ -152,7 +172,7 @@ def evaluate_scores(
     tp, positives, tn, total = sums[:, :4].T
     gaps = sums[:, 4:] / total[:, None]
     values = from_confusion(tp, positives - tp, tn, total - positives - tn)
-    values["auroc"] = auroc(labels, scores, weights)
+    values["auroc"] = auroc(labels, scores, weights, folds)
     values["ece"] = np.abs(gaps).sum(axis=1)
     return {metric: values[metric] for metric in METRICS}, gaps
 

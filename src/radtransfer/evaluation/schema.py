@@ -1,9 +1,9 @@
-"""The shape of ``metrics.json``, the file that other programs read; ``evaluate`` writes it through these models."""
+"""The shapes of ``metrics.json`` and ``comparison.json``, which other programs read and which are written by these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,8 +25,20 @@ class IntervalEntry(_Strict):
     high: float | None
 
 
-class Row(_Strict):
-    """One classifier (or shortcut) measured on the test images."""
+class _Measures(_Strict):
+    """All metrics of a row."""
+
+    accuracy: IntervalEntry
+    f1: IntervalEntry
+    kappa: IntervalEntry
+    auroc: IntervalEntry
+    sensitivity: IntervalEntry
+    specificity: IntervalEntry
+    ece: IntervalEntry
+
+
+class _Described(_Strict):
+    """What a row is of."""
 
     id: str
     tl_source: TlSource | Literal["shortcut"]
@@ -39,13 +51,10 @@ class Row(_Strict):
     level: Literal["image", "study"]
     selected: bool
     n: int = Field(ge=1)
-    accuracy: IntervalEntry
-    f1: IntervalEntry
-    kappa: IntervalEntry
-    auroc: IntervalEntry
-    sensitivity: IntervalEntry
-    specificity: IntervalEntry
-    ece: IntervalEntry
+
+
+class Row(_Measures, _Described):  # the fields of the last base come first
+    """One classifier (or shortcut) measured on the test images."""
 
 
 class ComparisonEntry(_Strict):
@@ -92,3 +101,89 @@ class MetricsFile(_Strict):
         if unknown:
             raise ValueError(f"comparisons: no row {sorted(unknown)[0]}")
         return self
+
+
+class ChosenEntry(_Strict):
+    """What a choice came to in some of the runs."""
+
+    tl_source: TlSource | Literal["shortcut"]
+    features: str
+    classifier: str
+    runs: int = Field(ge=1)
+
+
+class FoldEntry(_Strict):
+    """One run's own test images."""
+
+    seed: int
+    fold: int = Field(ge=1)
+    images: int = Field(ge=1)
+    positives: int = Field(ge=0)
+    auroc: float | None
+
+
+class SpreadEntry(_Strict):
+    """How far AUROCs of several runs lie apart; no interval."""
+
+    n: int
+    sd: float
+    lowest: float
+    highest: float
+
+
+class _Choice(_Strict):
+    """What every run of a subject chose by validation."""
+
+    id: str
+    run: str = Field(description="label of the subject: A, B, ...")
+    choice: Literal["fused", "single", "selected", "shortcut"]
+    tl_source: TlSource | Literal["shortcut", "mixed"]
+    features: str = Field(description="'mixed' where the runs chose differently")
+    classifier: str = Field(description="'mixed' where the runs chose differently")
+    seed: int | Literal["pooled"]
+    n: int = Field(ge=1)
+    chosen: Sequence[ChosenEntry]
+    folds: Sequence[FoldEntry]
+    fold_spread: SpreadEntry | None = Field(description="AUROCs of single folds, noise of small test sets included")
+    seed_spread: SpreadEntry | None = Field(description="AUROCs of whole repeats: other splits and trainings")
+
+
+class PooledRow(_Measures, _Choice):
+    """A choice measured over all runs of a subject."""
+
+
+class SubjectEntry(_Strict):
+    """One run, or the runs of a cross-fitting."""
+
+    label: str
+    name: str
+    config_name: str
+    folds: int = Field(ge=1, description="1: a single run")
+    seeds: Sequence[int]
+    code_version: str
+    data_version: str
+    evaluations: Sequence[str] = Field(description="digests of the evaluation artifacts, by seed and fold")
+
+
+class SettingEntry(_Strict):
+    """An entry of the configurations in which subjects differ; values by label."""
+
+    key: str
+    values: dict[str, Any]
+
+
+class ComparisonFile(_Strict):
+    """``comparison.json`` as a whole."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    target: str
+    positive_class: str
+    test: TestSet
+    bootstrap: int
+    seed: int
+    subjects: Sequence[SubjectEntry]
+    settings: Sequence[SettingEntry]
+    answers: Sequence[str]
+    warnings: Sequence[str]
+    results: Sequence[PooledRow]
+    comparisons: Sequence[ComparisonEntry]

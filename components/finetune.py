@@ -25,6 +25,7 @@ def finetune(
     from radtransfer_components import support
 
     with support.task("finetune", tl_source, backbone, code_version=code_version, model=model.path) as call:
+        from radtransfer.config import entries
         from radtransfer.training.steps import finetune
 
         support.expect(target_store.path, "image-store", role="target")
@@ -37,7 +38,7 @@ def finetune(
             tl_source=tl_source,
             pretrained=Path(pretrained.path) if pretrained is not None else None,
             epochs=epochs,
-            **support.settings(recipe),
+            **entries(recipe),
             refit=refit,
             out=Path(model.path),
         )

@@ -115,25 +115,6 @@ def expect(path: str, kind: Kind, **content: Any) -> Artifact:
     return artifact
 
 
-def settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Entries of the configuration, which come out of a mapping of KFP's as text or floats, as what they are.
-
-    Raises:
-        RadtransferError: one is no entry of the configuration, or not such a value.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    from radtransfer.config import RunConfig
-
-    found = {}
-    for name, value in given.items():
-        try:
-            found[name] = TypeAdapter(RunConfig.model_fields[name].annotation).validate_python(value)
-        except (KeyError, ValidationError) as error:
-            raise RadtransferError(f"pipeline parameter {name}: {value!r} is no such setting ({error})") from None
-    return found
-
-
 def by_source(kind: Kind, *given: Any) -> list[Path]:
     """Paths of what the transfer-learning sources made, after a look at each.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from radtransfer.errors import RadtransferError, near
 from radtransfer.problems import PROBLEMS, Policy, policies
@@ -343,6 +343,22 @@ def validate(data: dict[str, Any], where: str, origins: Mapping[str, str] | None
     except ValidationError as error:
         key = next(iter(error.errors()[0]["loc"]), "")
         raise RadtransferError(f"{origins.get(str(key), where)}: {_first(error)}") from None
+
+
+def entries(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of a configuration as what they are; KFP hands them on in a mapping as text or floats.
+
+    Raises:
+        RadtransferError: one is no entry, or not such a value.
+    """
+    found = {}
+    for name, value in given.items():
+        try:
+            kind: Any = RunConfig.model_fields[name].annotation
+            found[name] = TypeAdapter(kind).validate_python(value)
+        except (KeyError, ValidationError) as error:
+            raise RadtransferError(f"pipeline parameter {name}: {value!r} is no such setting ({error})") from None
+    return found
 
 
 def _first(error: ValidationError) -> str:

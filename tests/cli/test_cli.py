@@ -19,7 +19,7 @@ import pytest
 
 from radtransfer import cli
 from radtransfer.cli import steps
-from radtransfer.config import RunConfig
+from radtransfer.config import RunConfig, entries
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
 
@@ -321,3 +321,13 @@ def test_a_wrong_value_is_named_by_where_it_stands(tmp_path: Path) -> None:
     ):
         with pytest.raises(RadtransferError, match=f"(^|/){re.escape(message)}"):
             load(config, overrides)
+
+
+def test_entries_come_out_of_a_mapping_as_what_they_are() -> None:
+    asked = {"batch_size": 8.0, "seed": "3", "learning_rate": "0.001", "checkpoints": "s3://b/p"}
+    found = entries(asked)
+    assert found == {"batch_size": 8, "seed": 3, "learning_rate": 0.001, "checkpoints": "s3://b/p"}
+    assert type(found["batch_size"]) is int
+    for wrong in ({"batch_size": 8.5}, {"strange": 1}, {"seed": "three"}):
+        with pytest.raises(RadtransferError, match=f"pipeline parameter {next(iter(wrong))}"):
+            entries(wrong)

@@ -16,7 +16,6 @@ from kfp import dsl
 
 import radtransfer_components
 from radtransfer.artifacts import write_json
-from radtransfer.errors import RadtransferError
 from radtransfer_components import support
 from radtransfer_pipelines.resources import RESOURCES
 
@@ -89,16 +88,6 @@ def test_each_step_has_one_thin_component() -> None:
         assert len(path.read_text(encoding="utf-8").splitlines()) < 60, step
         function = component(step)
         assert function.__doc__ and "code_version" in inspect.signature(function).parameters
-
-
-def test_settings_come_out_of_a_mapping_as_what_they_are() -> None:
-    asked = {"batch_size": 8.0, "seed": "3", "learning_rate": "0.001", "checkpoints": "s3://b/p"}
-    found = support.settings(asked)
-    assert found == {"batch_size": 8, "seed": 3, "learning_rate": 0.001, "checkpoints": "s3://b/p"}
-    assert type(found["batch_size"]) is int
-    for wrong in ({"batch_size": 8.5}, {"strange": 1}, {"seed": "three"}):
-        with pytest.raises(RadtransferError, match=f"pipeline parameter {next(iter(wrong))}"):
-            support.settings(wrong)
 
 
 def test_components_hand_on_what_they_were_given(

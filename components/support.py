@@ -173,6 +173,8 @@ def show_metrics(evaluation: Path, scalars: Any, curves: Any) -> None:
     cells = drawn["confusion"]
     table = [[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]]
     curves.log_confusion_matrix(["normal", metrics["positive_class"]], table)
+    _leave(scalars)
+    _leave(curves)
 
 
 def show_training(model: Path, curves: Any) -> None:
@@ -187,6 +189,7 @@ def show_training(model: Path, curves: Any) -> None:
             for name in ("train_loss", "validation_loss", "validation_auroc", "learning_rate"):
                 if math.isfinite(value := float(row[name] or "nan")):
                     curves.log_metric(f"epoch_{int(row['epoch']):03d}_{name}", value)
+    _leave(curves)
 
 
 def describe(metadata: dict[str, Any], path: str, kind: Kind, **content: Any) -> Artifact:
@@ -212,6 +215,13 @@ def show_stores(target: Any, source: Any, page: Path) -> None:
         store = describe(dataset.metadata, dataset.path, "image-store", role=role)
         dataset.metadata.update({f"data_{key}": value for key, value in store.content.get("data", {}).items()})
     write(page, DataReport.of(Path(target.path), Path(source.path)).html())
+
+
+def _leave(metrics: Any) -> None:
+    """Leave figures as a file too: kfp.local has no task in its cache whose artifacts are not there as files."""
+    path = Path(metrics.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(metrics.metadata), encoding="utf-8")
 
 
 def _plain(value: Any) -> bool:

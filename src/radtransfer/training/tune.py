@@ -28,6 +28,7 @@ from radtransfer.preprocess.decode import decode
 from radtransfer.preprocess.letterbox import letterbox
 from radtransfer.preprocess.pixels import Window
 from radtransfer.preprocess.selection import Asked
+from radtransfer.training import memory
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network, check_backbones
 from radtransfer.training.pace import Trial, in_turn
@@ -105,10 +106,23 @@ def tune(config: RunConfig, backbones: Sequence[str], data_root: str | Path | No
         data_root: folder or address of the data sets, for images to score; None: random ones.
 
     Raises:
-        RadtransferError: an unknown backbone, weights or images that cannot be had.
+        RadtransferError: an unknown backbone, weights or images that cannot be had, or no memory for the
+            configuration's own batches.
     """
     check_backbones(backbones)
     images, about = sample(config, data_root)
+    try:
+        return _measured(config, backbones, images, about)
+    except (RuntimeError, MemoryError) as error:
+        if not memory.exhausted(error):
+            raise
+        raise RadtransferError(
+            f"tune: out of memory with batches of {config.batch_size} ({memory.first_line(error)}); lower batch_size "
+            "or input_size"
+        ) from None
+
+
+def _measured(config: RunConfig, backbones: Sequence[str], images: NDArray[np.uint8], about: str) -> Tuned:
     settle(config.threads, 0, tf32=True)
     threads = [tried for name in backbones for tried in _threads(config, name)]
     number = fewest(threads)
@@ -256,7 +270,9 @@ def _batches(config: RunConfig, backbone: str, precision: Precision, threads: in
     while size <= max(LARGEST, config.batch_size):
         try:
             (seen,) = in_turn([Trial(backbone, config.input_size, size, precision).train], TRIES)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not found or not memory.exhausted(error):
+                raise
             break
         found.append(Tried(backbone, size, tuple(each / size for each in seen), mib=_used()))
         if 2 * found[-1].mib > room or (len(found) > 1 and ratio(found[-2].train, found[-1].train) < PAYS):

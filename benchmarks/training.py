@@ -28,6 +28,7 @@ from timm.data import create_dataset, create_loader
 from torch.nn import functional
 
 from radtransfer.datasets import phantoms
+from radtransfer.preprocess.store import taken
 from radtransfer.training.augment import augment
 from radtransfer.training.inference import infer
 from radtransfer.training.loop import Recipe, Training
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    settle(given.threads, 0)
+    settle(given.threads, 0, tf32=True)
     with tempfile.TemporaryDirectory(prefix="radtransfer-bench-") as temporary:
         folder = Path(temporary)
         store = np.load(drawn(folder, given.images, given.side), mmap_mode="r")
@@ -103,8 +104,8 @@ def main() -> None:
             network.train()
             order = np.random.default_rng(0).permutation(given.images)
             for step in range(steps):
-                batch = torch.from_numpy(store[np.sort(order[step * size : (step + 1) * size])]).to(device())
-                learn(network(augment(batch, generator)[0]), target)
+                batch = taken(store, np.sort(order[step * size : (step + 1) * size]))
+                learn(network(augment(torch.from_numpy(batch).to(device()), generator)[0]), target)
             return steps * size
 
         def bare() -> int:

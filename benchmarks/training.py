@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_dataset, create_loader
+from timm.data import create_dataset, create_loader  # type: ignore[attr-defined]
 from torch.nn import functional
 
 from radtransfer.datasets import phantoms
@@ -79,8 +79,8 @@ def main() -> None:
         folder = Path(temporary)
         store = np.load(drawn(folder, given.images, given.side), mmap_mode="r")
         training = Training(Network(given.backbone, given.side), Recipe(1, given.batch_size, 1e-4, 0.02, 0))
-        network, size = training.network, given.batch_size
-        steps = given.images // size
+        network, size, count = training.network, int(given.batch_size), int(given.images)
+        steps = count // size
         target = torch.arange(size, device=device()) % 2.0
         resident = torch.rand(size, given.side, given.side, device=device()) * 255
         generator = torch.Generator().manual_seed(0)
@@ -102,7 +102,7 @@ def main() -> None:
 
         def ours() -> int:
             network.train()
-            order = np.random.default_rng(0).permutation(given.images)
+            order = np.random.default_rng(0).permutation(count)
             for step in range(steps):
                 batch = taken(store, np.sort(order[step * size : (step + 1) * size]))
                 learn(network(augment(torch.from_numpy(batch).to(device()), generator)[0]), target)
@@ -116,15 +116,15 @@ def main() -> None:
 
         def timms() -> int:
             network.train()
-            count = 0
+            seen = 0
             for images, labels in loader:
                 learn(network.body(images.contiguous(memory_format=torch.channels_last)).squeeze(1), labels.float())
-                count += len(labels)
-            return count
+                seen += len(labels)
+            return seen
 
         def extraction() -> int:
             infer(network.eval(), store)
-            return given.images
+            return count
 
         held = torch.rand(FORWARD_BATCH, given.side, given.side, device=device()) * 255
 
@@ -132,9 +132,9 @@ def main() -> None:
             network.eval()
             with torch.inference_mode():
                 prepared = network.prepare(held)
-                for _ in range(2 * given.images // FORWARD_BATCH):
+                for _ in range(2 * count // FORWARD_BATCH):
                     network.body(prepared)
-            return given.images // FORWARD_BATCH * FORWARD_BATCH
+            return count // FORWARD_BATCH * FORWARD_BATCH
 
         rates: dict[str, list[float]] = {}
         for _ in range(given.repeat + 1):

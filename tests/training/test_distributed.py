@@ -240,6 +240,12 @@ def test_batch_normalisation_of_the_whole_batch_takes_the_layers_place(backbone:
     assert converted.state_dict().keys() == network.state_dict().keys()
 
 
+def test_fewer_images_than_processes_are_scored_by_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_count", lambda: 3)
+    rows = np.array([4, 7])
+    assert distributed.split(torch.from_numpy, rows).tolist() == [4, 7]
+
+
 def test_a_part_of_a_batch_is_augmented_as_in_the_batch() -> None:
     images = torch.randint(0, 256, (7, 16, 16), dtype=torch.uint8)
     whole, _ = augment(images, torch.Generator().manual_seed(0))

@@ -112,16 +112,16 @@ def mean(value: float) -> float:
 
 
 def split(score: Callable[[NDArray[np.intp]], Tensor], rows: NDArray[np.intp]) -> Tensor:
-    """Scores of all rows, of which this process computes its part.
+    """Scores of all rows, of which this process computes its part; all of them where there is not one for each.
 
     Args:
         score: of some rows [n], gives scores [n, ...] on the CPU.
-        rows: all of them [N], at least one for each process.
+        rows: all of them [N].
 
     Returns:
         [N, ...], the same in every process.
     """
-    if _count() == 1:
+    if _count() == 1 or len(rows) < _count():
         return score(rows)
     own = score(rows[part()])
     scores = torch.zeros(len(rows), *own.shape[1:])

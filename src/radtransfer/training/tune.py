@@ -6,11 +6,8 @@ A run never measures or decides any of it: its configuration says it. Whoever tu
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from radtransfer import limits
+from radtransfer.apart import apart
 from radtransfer.artifacts import peak_mib
 from radtransfer.config import Precision, RunConfig
 from radtransfer.datasets.fetch import located
@@ -214,19 +212,6 @@ def sample(config: RunConfig, data_root: str | Path | None) -> tuple[NDArray[np.
             f"{config.target_part!r}, could be decoded; look at them with `radtransfer datasets check`"
         )
     return np.stack(stored), f"{len(stored)} images of {config.target_path}, {config.target_part}"
-
-
-def apart(function: Callable[..., list[Tried]], *arguments: Any) -> list[Tried]:
-    """Call a function in a process of its own, whose peak memory is that of a task.
-
-    Raises:
-        RadtransferError: the process was killed.
-    """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise RadtransferError("tune: a trial was killed, memory may have run out; lower batch_size") from None
 
 
 def _threads(config: RunConfig, backbone: str) -> list[Tried]:

@@ -50,9 +50,9 @@ def together(count: int, **arguments: Any) -> None:
         finetune(**arguments)
 
 
-def with_dropout(backbone: str, input_size: int) -> Network:
+def with_dropout(backbone: str, input_size: int, **settings: Any) -> Network:
     """A network whose training depends on the random state of its process."""
-    network = Network(backbone, input_size)
+    network = Network(backbone, input_size, **settings)
     network.body.head.drop = nn.Dropout(0.3)  # type: ignore[union-attr]
     return network
 

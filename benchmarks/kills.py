@@ -51,7 +51,7 @@ def training(store: Path, place: str, out: Path, steps: Path, said: Path, enviro
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT, 0o600), 2)
     os.environ.update(environment)
     checkpoints.MINUTES = 1e-9
-    storage.WAITS = (0.01,)
+    storage.WAITS = (0.01,)  # type: ignore[assignment]
     learn, made, fits = loop.Training.learn, loop.Training.__init__, list[object]()
 
     def numbered(self: loop.Training, *arguments: Any) -> None:
@@ -63,7 +63,7 @@ def training(store: Path, place: str, out: Path, steps: Path, said: Path, enviro
         lines.write(f"{len(fits)} {self.steps} {self.optimizer.param_groups[0]['lr'].hex()} {loss.item().hex()}\n")
         lines.flush()
 
-    loop.Training.__init__, loop.Training.learn = numbered, noted  # type: ignore[method-assign]
+    loop.Training.__init__, loop.Training.learn = numbered, noted  # type: ignore[method-assign, assignment]
     with steps.open("a") as lines:
         finetune(
             target_store=store, out=out, **(ARGUMENTS | {"epochs": EPOCHS, "learning_rate": RATE, "checkpoints": place})

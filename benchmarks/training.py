@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_dataset, create_loader
+from timm.data import create_dataset, create_loader  # type: ignore[attr-defined]
 from torch.nn import functional
 
 from radtransfer.datasets import phantoms
+from radtransfer.preprocess.store import taken
 from radtransfer.training.augment import augment
 from radtransfer.training.inference import infer
 from radtransfer.training.loop import Recipe, Training
@@ -73,13 +74,13 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    settle(given.threads, 0)
+    settle(given.threads, 0, tf32=True)
     with tempfile.TemporaryDirectory(prefix="radtransfer-bench-") as temporary:
         folder = Path(temporary)
         store = np.load(drawn(folder, given.images, given.side), mmap_mode="r")
         training = Training(Network(given.backbone, given.side), Recipe(1, given.batch_size, 1e-4, 0.02, 0))
-        network, size = training.network, given.batch_size
-        steps = given.images // size
+        network, size, count = training.network, int(given.batch_size), int(given.images)
+        steps = count // size
         target = torch.arange(size, device=device()) % 2.0
         resident = torch.rand(size, given.side, given.side, device=device()) * 255
         generator = torch.Generator().manual_seed(0)
@@ -101,10 +102,10 @@ def main() -> None:
 
         def ours() -> int:
             network.train()
-            order = np.random.default_rng(0).permutation(given.images)
+            order = np.random.default_rng(0).permutation(count)
             for step in range(steps):
-                batch = torch.from_numpy(store[np.sort(order[step * size : (step + 1) * size])]).to(device())
-                learn(network(augment(batch, generator)[0]), target)
+                batch = taken(store, np.sort(order[step * size : (step + 1) * size]))
+                learn(network(augment(torch.from_numpy(batch).to(device()), generator)[0]), target)
             return steps * size
 
         def bare() -> int:
@@ -115,15 +116,15 @@ def main() -> None:
 
         def timms() -> int:
             network.train()
-            count = 0
+            seen = 0
             for images, labels in loader:
                 learn(network.body(images.contiguous(memory_format=torch.channels_last)).squeeze(1), labels.float())
-                count += len(labels)
-            return count
+                seen += len(labels)
+            return seen
 
         def extraction() -> int:
             infer(network.eval(), store)
-            return given.images
+            return count
 
         held = torch.rand(FORWARD_BATCH, given.side, given.side, device=device()) * 255
 
@@ -131,9 +132,9 @@ def main() -> None:
             network.eval()
             with torch.inference_mode():
                 prepared = network.prepare(held)
-                for _ in range(2 * given.images // FORWARD_BATCH):
+                for _ in range(2 * count // FORWARD_BATCH):
                     network.body(prepared)
-            return given.images // FORWARD_BATCH * FORWARD_BATCH
+            return count // FORWARD_BATCH * FORWARD_BATCH
 
         rates: dict[str, list[float]] = {}
         for _ in range(given.repeat + 1):

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from radtransfer.apart import apart
 from radtransfer.artifacts import read_json
 from radtransfer.config import MAX_FOLDS, RunConfig, validate
 from radtransfer.datasets.fetch import located
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
 from radtransfer_pipelines import outfolder
-from radtransfer_pipelines.local import apart, requested, run_local
+from radtransfer_pipelines.local import requested, run_local
 from radtransfer_pipelines.plan import Work, plan, show
 
 RESULTS = ("comparison.html", "comparison.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import platform
 import shutil
@@ -12,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +21,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from radtransfer.apart import apart
 from radtransfer.artifacts import file_sha256, read_json, write_json
 from radtransfer.config import TL_SOURCES, RunConfig
 from radtransfer.datasets.fetch import Located, located
@@ -206,20 +205,6 @@ def _graph_version() -> str:
         for path in sorted(package.glob("*.py")):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
-
-
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a process of its own; Ctrl-C is for this one, which ends the other at once."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other inherits it
-        future = pool.submit(function, *arguments)
-        signal.signal(signal.SIGINT, before)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
 
 
 def _execute(work: Path, log: Path, threads: int, watch: Watch) -> None:

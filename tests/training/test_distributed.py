@@ -29,6 +29,7 @@ from radtransfer.training.checkpoints import ASKED_TO_END
 from radtransfer.training.network import Network
 from radtransfer.training.steps import finetune
 from tests.training.test_checkpoints import ROOT, names
+from tests.training.test_errors import edit
 from tests.training.test_steps import RECIPE, write_store
 
 ARGUMENTS: dict[str, Any] = RECIPE | {
@@ -49,9 +50,9 @@ def together(count: int, **arguments: Any) -> None:
         finetune(**arguments)
 
 
-def with_dropout(backbone: str, input_size: int) -> Network:
+def with_dropout(backbone: str, input_size: int, **settings: Any) -> Network:
     """A network whose training depends on the random state of its process."""
-    network = Network(backbone, input_size)
+    network = Network(backbone, input_size, **settings)
     network.body.head.drop = nn.Dropout(0.3)  # type: ignore[union-attr]
     return network
 
@@ -111,6 +112,51 @@ def test_two_processes_train_as_one(target: Path, tmp_path: Path, monkeypatch: p
     pd.testing.assert_frame_equal(histories[0], histories[1], rtol=0, atol=1e-3)
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_new_heads_are_those_of_one_process(tmp_path: Path) -> None:
+    """They are drawn when the processes are up, each with a random state of its own; the averages start from them.
+
+    The epoch is validated after one step, when a tenth of the average is still what it began as.
+    """
+    source = write_store(tmp_path / "source", "source")
+
+    def two_parts(manifest: pd.DataFrame) -> None:
+        manifest["body_part"] = np.where(manifest.index // 6 % 2 == 0, "leg", "hip")
+
+    edit(source, two_parts)
+    histories = []
+    for count in (1, 2):
+        arguments = {**RECIPE, "epochs": 1, "batch_size": 54, "learning_rate": 1e-9, "weight_decay": 0.0}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(distributed, "processes", lambda count=count: count)
+            steps.pretrain(
+                source_store=source, backbone="test_convnext", init="scratch", task="body_part",
+                out=tmp_path / str(count), **arguments,
+            )  # fmt: skip
+        histories.append(pd.read_csv(tmp_path / str(count) / "history.csv"))
+    pd.testing.assert_frame_equal(*histories, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_signal_before_the_processes_are_up_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    class UpError(RuntimeError):
+        """The processes would be started now."""
+
+    def up(*_: object) -> None:
+        raise UpError
+
+    monkeypatch.setattr(distributed, "_launch", up)
+    ending = threading.Event()
+    if asked:
+        ending.set()
+    arguments = Network("test_convnext", 32), checkpoints.Checkpoints(tmp_path, ending=ending)
+    with pytest.raises(SystemExit if asked else UpError) as ended:
+        distributed.call(2, print, *arguments)
+    assert not asked or ended.value.code == ASKED_TO_END
 
 
 @pytest.mark.slow
@@ -192,6 +238,12 @@ def test_batch_normalisation_of_the_whole_batch_takes_the_layers_place(backbone:
     for one, other in zip(expected, [converted.train()(images), converted.eval()(images)], strict=True):
         torch.testing.assert_close(one, other)
     assert converted.state_dict().keys() == network.state_dict().keys()
+
+
+def test_fewer_images_than_processes_are_scored_by_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_count", lambda: 3)
+    rows = np.array([4, 7])
+    assert distributed.split(torch.from_numpy, rows).tolist() == [4, 7]
 
 
 def test_a_part_of_a_batch_is_augmented_as_in_the_batch() -> None:

@@ -161,6 +161,12 @@ def test_what_a_store_does_not_tell_cannot_be_learnt(source: Store) -> None:
         Objective(without, rows, "both")
     with pytest.raises(RadtransferError, match="pretrain_boxes: no training image"):
         Objective(without, rows, boxes=True)
+    alike = source.manifest.assign(
+        body_part=source.manifest["body_part"].mask(source.manifest["split"] == "validation", "hip")
+    )
+    with pytest.raises(RadtransferError, match=r"pretrain_task: body_part: all validation images .* body part 'hip'"):
+        Objective(replace(source, manifest=alike), rows, "body_part")
+    Objective(replace(source, manifest=alike), rows, "both")  # chosen by the abnormality
 
 
 def test_the_heads_of_pre_training_are_no_part_of_the_model(source: Store, tmp_path: Path, monkeypatch: Any) -> None:

@@ -236,6 +236,15 @@ def test_what_does_not_fit_is_refused(target: Path, pretrained: Path, tmp_path: 
         finetune(
             target_store=target, backbone="test_efficientnet", tl_source="in_domain", pretrained=pretrained, **arguments
         )
+    pretrain(
+        source_store=write_store(tmp_path / "source", "source"), backbone="test_vit", init="scratch",
+        **(arguments | {"epochs": 1, "out": tmp_path / "fixed"}),
+    )  # fmt: skip
+    with pytest.raises(RadtransferError, match=r"weights.safetensors: not weights of test_vit for 64 px"):
+        finetune(
+            target_store=target, backbone="test_vit", tl_source="in_domain", pretrained=tmp_path / "fixed",
+            **(arguments | {"input_size": 64}),
+        )  # fmt: skip
     lonely = write_store(tmp_path / "lonely", "target", one_class=True)
     with pytest.raises(RadtransferError, match="fewer than two classes"):
         finetune(target_store=lonely, backbone="test_resnet", tl_source="scratch", pretrained=None, **arguments)
@@ -252,6 +261,16 @@ def test_a_pretrained_model_is_taken_up_as_it_is(pretrained: Path, tmp_path: Pat
     with pytest.raises(RadtransferError, match=r"80 of the 80 images that .*test_resnet has seen are not among"):
         pretrain(source_store=narrower, out=tmp_path / "other", **arguments)
     assert not list(tmp_path.glob("*other*"))
+
+
+def test_a_model_from_before_there_was_a_choice_of_tasks_is_taken_up(pretrained: Path, tmp_path: Path) -> None:
+    shutil.copytree(pretrained, tmp_path / "models" / "test_resnet")
+    _again(tmp_path / "models" / "test_resnet", say_nothing_of=("task", "boxes"))
+    arguments = RECIPE | {"backbone": "test_resnet", "init": "scratch", "source_store": pretrained.parent / "source"}
+    pretrain(out=tmp_path / "model", pretrained_models=str(tmp_path / "models"), **arguments)
+    assert "task" not in artifacts.read(tmp_path / "model", "model").content
+    with pytest.raises(RadtransferError, match="has task 'abnormality', this run needs 'both'"):
+        pretrain(out=tmp_path / "other", pretrained_models=str(tmp_path / "models"), task="both", **arguments)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +300,7 @@ def test_a_pretrained_model_that_does_not_fit_is_refused(
     assert not (tmp_path / "model").exists() and not list(tmp_path.glob(".model*"))
 
 
-def _again(folder: Path, leave_out: str = "", **changed: str) -> None:
+def _again(folder: Path, leave_out: str = "", say_nothing_of: tuple[str, ...] = (), **changed: str) -> None:
     """Make a model anew with other content, seal and all."""
     before = artifacts.read(folder, "model")
     old = folder.rename(folder.parent / "old")
@@ -289,7 +308,7 @@ def _again(folder: Path, leave_out: str = "", **changed: str) -> None:
         for name in ("weights.safetensors", "history.csv", "seen.txt"):
             if name != leave_out:
                 shutil.copy(old / name, staging / name)
-        content.update(before.content, **changed)
+        content.update({key: value for key, value in before.content.items() if key not in say_nothing_of}, **changed)
 
 
 def test_imagenet_without_weights_stops(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

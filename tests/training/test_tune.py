@@ -154,6 +154,25 @@ def test_nothing_is_written_of_tries_that_something_disturbed(
     assert config.read_text() == CONFIG and "other work disturbed them" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_a_batch_that_memory_does_not_do_for_is_the_end(
+    config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    calm, least = Stub.cost, 16
+
+    def full(backbone: str, batch_size: int, *rest: str) -> float:
+        if batch_size >= least:
+            raise error
+        return calm(backbone, batch_size, *rest)
+
+    monkeypatch.setattr(Stub, "cost", staticmethod(full))
+    found = tune._batches(load(config), "test_resnet", "float32", 1)
+    assert [each.value for each in found] == [8]
+    least = 8
+    with pytest.raises(RadtransferError, match=r"tune: out of memory with batches of 8 .*; lower batch_size"):
+        tune.tune(load(config), ["test_resnet"], None)
+
+
 def test_a_backbone_that_the_run_does_not_have_is_refused(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke(monkeypatch, "tune", "--config", str(config), "--backbone", "resnet18") == 2
 

@@ -181,6 +181,20 @@ def test_a_mirror_may_lie_in_object_storage(
         server.kill()
 
 
+@pytest.mark.parametrize("side", [96, 240])
+def test_a_transformer_takes_them_at_another_input_size(tmp_path: Path, side: int) -> None:
+    """Position embeddings that fall from top to bottom do so on the other grid; the class token's stays."""
+    state = timm.create_model("test_vit", pretrained=False).state_dict()
+    falling = torch.linspace(1, -1, 10)[:, None, None].expand(10, 10, 64).reshape(1, 100, 64)
+    state["pos_embed"] = torch.cat([torch.full((1, 1, 64), 7.0), falling], dim=1)
+    network = Network("test_vit", side)
+    weights.load_imagenet(network, str(mirror(tmp_path, "test_vit", state)))
+    found = network.body.state_dict()["pos_embed"]
+    assert found.shape == (1, 1 + (side // 16) ** 2, 64) and (found[:, 0] == 7).all()
+    rows = found[0, 1:].unflatten(0, (side // 16, side // 16)).mean(dim=(1, 2))
+    assert (rows.diff() < 0).all() and rows[0] > 0.85 and rows[-1] < -0.85
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     other = timm.create_model("test_efficientnet", pretrained=False).state_dict()
     with pytest.raises(RadtransferError, match="does not fit"):

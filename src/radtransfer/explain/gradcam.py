@@ -5,7 +5,6 @@ Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -62,10 +61,9 @@ class _Exposed(nn.Module):
         self.last = nn.Identity()
 
     def forward(self, prepared: Tensor) -> Tensor:
-        body = cast(Any, self.network.body)
         with self.network.arithmetic():
-            features = body.forward_head(self.last(body.forward_features(prepared)), pre_logits=True)
-        return self.network.head(features.float())
+            maps = cast(Any, self.network.body).forward_features(prepared)
+        return self.network.head(self.network.pooled(self.last(maps)))
 
 
 def _of_network(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -99,16 +97,12 @@ def _target(exposed: _Exposed, prepared: Tensor) -> tuple[nn.Module, Callable[[T
         last = body.forward_features(prepared)
     shape = tuple(getattr(last, "shape", ()))
     if len(shape) == 4:
-        if getattr(body, "output_fmt", "") == "NHWC" or shape[-1] == body.num_features != shape[1]:
-            return exposed.last, lambda output: output.float().permute(0, 3, 1, 2)
-        return exposed.last, Tensor.float
+        return exposed.last, exposed.network.as_map
     blocks = getattr(body, "blocks", None)
     norm = getattr(blocks[-1], "norm1", None) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None
-    prefix = int(getattr(body, "num_prefix_tokens", 0) or 0)
-    side = math.isqrt(shape[1] - prefix) if len(shape) == 3 else 0
-    if isinstance(norm, nn.Module) and side and side * side == shape[1] - prefix:
-        return norm, lambda output: output[:, prefix:].float().transpose(1, 2).unflatten(2, (side, side))
+    if isinstance(norm, nn.Module) and len(shape) == 3:
+        return norm, exposed.network.as_map
     raise RadtransferError(
         f"Grad-CAM: backbone {exposed.network.backbone!r} ends in {shape or type(last).__name__}, which is neither a "
-        "feature map nor a square of tokens behind a list of blocks with norm1; leave it out of backbones"
+        "feature map nor tokens behind a list of blocks with norm1; leave it out of backbones"
     )

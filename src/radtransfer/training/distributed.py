@@ -112,16 +112,16 @@ def mean(value: float) -> float:
 
 
 def split(score: Callable[[NDArray[np.intp]], Tensor], rows: NDArray[np.intp]) -> Tensor:
-    """Scores of all rows, of which this process computes its part.
+    """Scores of all rows, of which this process computes its part; all of them where there is not one for each.
 
     Args:
         score: of some rows [n], gives scores [n, ...] on the CPU.
-        rows: all of them [N], at least one for each process.
+        rows: all of them [N].
 
     Returns:
         [N, ...], the same in every process.
     """
-    if _count() == 1:
+    if _count() == 1 or len(rows) < _count():
         return score(rows)
     own = score(rows[part()])
     scores = torch.zeros(len(rows), *own.shape[1:])
@@ -158,9 +158,12 @@ def call(count: int, function: Callable[..., T], network: Network, *arguments: A
         )
     with tempfile.TemporaryDirectory(prefix="processes-") as name:
         folder = Path(name)
-        job = (os.getpid(), torch.get_num_threads(), torch.initial_seed(), function, network, arguments, keywords)
+        drawn = torch.initial_seed(), torch.get_rng_state()
+        job = (os.getpid(), torch.get_num_threads(), *drawn, function, network, arguments, keywords)
         with (folder / "job").open("wb") as stream:
             _Pickler(stream).dump(job)
+        if any(each.wanted()[1] for each in arguments if isinstance(each, Checkpoints)):
+            sys.exit(ASKED_TO_END)  # from here on a signal raises
         _launch(count, folder)
         with (folder / "result").open("rb") as stream:
             result, weights, input_size, training = pickle.load(stream)  # noqa: S301 - a private folder
@@ -334,7 +337,7 @@ def _work(folder: Path) -> None:
     """What each process does: the job in the folder, of which the first leaves the result there."""
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     with (folder / "job").open("rb") as stream:
-        parent, threads, seed, function, network, arguments, keywords = pickle.load(stream)  # noqa: S301 - private
+        parent, threads, seed, state, function, network, arguments, keywords = pickle.load(stream)  # noqa: S301
     if os.getppid() != parent:
         sys.exit(f"training: process {parent}, which started this one, is gone")
     cuda = torch.cuda.is_available()
@@ -351,6 +354,8 @@ def _work(folder: Path) -> None:
         timeout=timedelta(minutes=MINUTES),
     )
     settle(max(1, threads // count), seed + _SEEDS_APART * rank, tf32=True)
+    if not rank:  # new heads, which all get from the first one, are those that one process would draw
+        torch.set_rng_state(state)
     if cuda:
         network = cast(Any, timm.layers).convert_sync_batchnorm(network)
     result = function(network, *arguments, **keywords)

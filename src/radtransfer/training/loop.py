@@ -82,8 +82,8 @@ class Training:
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         network.to(device()).to(memory_format=torch.channels_last)
-        self.network, self.average = network, copy.deepcopy(network).eval()
         self.shared = distributed.wrapped(network, unused=recipe.freeze_epochs > 0)
+        self.network, self.average = network, copy.deepcopy(network).eval()  # as the first of several processes has it
         self.optimizer = torch.optim.AdamW(_groups(network, recipe), fused=device().type == "cuda")
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.generator = torch.Generator()

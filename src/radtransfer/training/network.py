@@ -140,14 +140,16 @@ class Network(nn.Module):
             RadtransferError: it is neither a feature map nor a square of tokens.
         """
         if maps.ndim == 4:
-            channels_last = getattr(self.body, "output_fmt", "") == "NHWC" or maps.shape[1] != self.map_channels
-            return (maps.permute(0, 3, 1, 2) if channels_last else maps).float()
+            nhwc = (
+                getattr(self.body, "output_fmt", "") == "NHWC" or maps.shape[-1] == self.map_channels != maps.shape[1]
+            )
+            return (maps.permute(0, 3, 1, 2) if nhwc else maps).float()
         prefix = int(getattr(self.body, "num_prefix_tokens", 0) or 0)
         side = math.isqrt(maps.shape[1] - prefix) if maps.ndim == 3 else 0
         if not side or side * side != maps.shape[1] - prefix:
             raise RadtransferError(
                 f"backbone {self.backbone!r} ends in {tuple(maps.shape)}, which is neither a feature map nor a square "
-                "of tokens; leave pretrain_boxes false"
+                f"of tokens, as pretrain_boxes and Grad-CAM need; {NAME_ANOTHER}"
             )
         return maps[:, prefix:].transpose(1, 2).reshape(len(maps), -1, side, side).float()
 
@@ -244,6 +246,20 @@ def _try_size(body: nn.Module, side: int) -> None:
     body.train()
 
 
+def load_weights(network: Network, path: Path) -> None:
+    """Put the weights of a model's file into a network.
+
+    Raises:
+        RadtransferError: it cannot be read, or they are those of another backbone or, where it cannot be resized, of
+            another input size.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        what = network.backbone if network.resizable else f"{network.backbone} for {network.input_size} px"
+        raise RadtransferError(f"{path}: not weights of {what}: {error}") from None
+
+
 def load_network(model_dir: Path, fit: str = "") -> Network:
     """A trained network in evaluation mode, on the device of this process.
 
@@ -266,9 +282,5 @@ def load_network(model_dir: Path, fit: str = "") -> Network:
             f"{', '.join(get_args(Precision))}, and true or false; make this model again"
         )
     network = Network(backbone, side, precision=precision, mirror=mirror)
-    path = model_dir / f"{fit}{WEIGHTS}"
-    try:
-        network.load_state_dict(load_file(path))
-    except (RuntimeError, OSError, SafetensorError) as error:
-        raise RadtransferError(f"{path}: not weights of {network.backbone}: {error}") from None
+    load_weights(network, model_dir / f"{fit}{WEIGHTS}")
     return network.to(device()).to(memory_format=torch.channels_last).eval()

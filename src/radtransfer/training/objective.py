@@ -41,7 +41,8 @@ class Objective:
             a box say nothing of where.
 
     Raises:
-        RadtransferError: the store has one body part only, or no box, and is asked for them.
+        RadtransferError: the store has one body part only, or no box, and is asked for them; so has its validation
+            split where epochs are chosen by the body part.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Objective:
         if task != MAIN:
             parts, self._part = np.unique(store.manifest["body_part"].to_numpy(str), return_inverse=True)
             self._part_weight = _balanced(self._part[rows], len(parts))
-            if len(set(self._part[rows].tolist())) < 2:
-                raise RadtransferError(
-                    f"pretrain_task: {task}: all training images of {store.artifact.path} show the body part "
-                    f"{str(parts[0])!r}; set it to abnormality, or name more source_parts"
-                )
+            shown = {"training": rows} | ({"validation": store.rows("validation")} if task == _PART else {})
+            for what, some in shown.items():
+                if len(np.unique(self._part[some])) < 2:
+                    raise RadtransferError(
+                        f"pretrain_task: {task}: all {what} images of {store.artifact.path} show the body part "
+                        f"{str(parts[self._part[some[0]]])!r}; set it to abnormality, or name more source_parts"
+                    )
         if boxes and not any(map(len, store.manifest["boxes"].iloc[rows])):
             raise RadtransferError(
                 f"pretrain_boxes: no training image of {store.artifact.path} has a lesion box; set it to false"

@@ -12,6 +12,8 @@ from radtransfer.preprocess.store import Store
 
 SEEN = "seen.txt"
 """In a pre-trained model: the sha256 of each image file it was trained or validated on, one a line."""
+BEFORE = {"task": "abnormality", "boxes": False}
+"""What models were pre-trained for before there was a choice, which they do not say."""
 
 
 def find(folder: Path, backbone: str, init: str, task: str, *, boxes: bool) -> Artifact:
@@ -28,10 +30,11 @@ def find(folder: Path, backbone: str, init: str, task: str, *, boxes: bool) -> A
     """
     model = artifacts.read(folder / backbone, "model", verify=True)
     asked = {"stage": "pretrain", "backbone": backbone, "init": init, "task": task, "boxes": boxes}
+    said = BEFORE | model.content
     for key, wanted in asked.items():
-        if model.content.get(key) != wanted:
+        if said.get(key) != wanted:
             raise RadtransferError(
-                f"pretrained_models: {model.path} has {key} {model.content.get(key)!r}, this run needs {wanted!r}; "
+                f"pretrained_models: {model.path} has {key} {said.get(key)!r}, this run needs {wanted!r}; "
                 "name the folder `pretrained` of a run that fits"
             )
     if not (model.path / SEEN).is_file():

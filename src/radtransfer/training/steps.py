@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
@@ -19,7 +19,7 @@ from radtransfer.preprocess.store import Store
 from radtransfer.training import distributed, loop, reuse
 from radtransfer.training.checkpoints import kept
 from radtransfer.training.loop import Recipe
-from radtransfer.training.network import WEIGHTS, Network, load_network
+from radtransfer.training.network import WEIGHTS, Network, load_network, load_weights
 from radtransfer.training.objective import Task
 from radtransfer.training.runtime import device, settle
 from radtransfer.training.weights import load_imagenet
@@ -204,7 +204,7 @@ class _Start:
         settle(self.threads, self.seed, tf32=True)
         network = Network(self.backbone, self.input_size, precision=self.precision, mirror=self.mirror)
         if self.pretrained is not None:
-            network.load_state_dict(load_file(self.pretrained.path / WEIGHTS))
+            load_weights(network, self.pretrained.path / WEIGHTS)
             network.reset_head()
             return network, {"where": "pre-training step"}
         if self.init == "imagenet":

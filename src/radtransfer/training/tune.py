@@ -6,11 +6,8 @@ A run never measures or decides any of it: its configuration says it. Whoever tu
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from radtransfer import limits
+from radtransfer.apart import apart
 from radtransfer.artifacts import peak_mib
 from radtransfer.config import Precision, RunConfig
 from radtransfer.datasets.fetch import located
@@ -28,6 +26,7 @@ from radtransfer.preprocess.decode import decode
 from radtransfer.preprocess.letterbox import letterbox
 from radtransfer.preprocess.pixels import Window
 from radtransfer.preprocess.selection import Asked
+from radtransfer.training import memory
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network, check_backbones
 from radtransfer.training.pace import Trial, in_turn
@@ -105,10 +104,23 @@ def tune(config: RunConfig, backbones: Sequence[str], data_root: str | Path | No
         data_root: folder or address of the data sets, for images to score; None: random ones.
 
     Raises:
-        RadtransferError: an unknown backbone, weights or images that cannot be had.
+        RadtransferError: an unknown backbone, weights or images that cannot be had, or no memory for the
+            configuration's own batches.
     """
     check_backbones(backbones)
     images, about = sample(config, data_root)
+    try:
+        return _measured(config, backbones, images, about)
+    except (RuntimeError, MemoryError) as error:
+        if not memory.exhausted(error):
+            raise
+        raise RadtransferError(
+            f"tune: out of memory with batches of {config.batch_size} ({memory.first_line(error)}); lower batch_size "
+            "or input_size"
+        ) from None
+
+
+def _measured(config: RunConfig, backbones: Sequence[str], images: NDArray[np.uint8], about: str) -> Tuned:
     settle(config.threads, 0, tf32=True)
     threads = [tried for name in backbones for tried in _threads(config, name)]
     number = fewest(threads)
@@ -202,19 +214,6 @@ def sample(config: RunConfig, data_root: str | Path | None) -> tuple[NDArray[np.
     return np.stack(stored), f"{len(stored)} images of {config.target_path}, {config.target_part}"
 
 
-def apart(function: Callable[..., list[Tried]], *arguments: Any) -> list[Tried]:
-    """Call a function in a process of its own, whose peak memory is that of a task.
-
-    Raises:
-        RadtransferError: the process was killed.
-    """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise RadtransferError("tune: a trial was killed, memory may have run out; lower batch_size") from None
-
-
 def _threads(config: RunConfig, backbone: str) -> list[Tried]:
     most = limits.cpus()
     numbers = sorted({most, *(2**power for power in range(most.bit_length()) if 2**power <= most)})
@@ -256,7 +255,9 @@ def _batches(config: RunConfig, backbone: str, precision: Precision, threads: in
     while size <= max(LARGEST, config.batch_size):
         try:
             (seen,) = in_turn([Trial(backbone, config.input_size, size, precision).train], TRIES)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not found or not memory.exhausted(error):
+                raise
             break
         found.append(Tried(backbone, size, tuple(each / size for each in seen), mib=_used()))
         if 2 * found[-1].mib > room or (len(found) > 1 and ratio(found[-2].train, found[-1].train) < PAYS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from radtransfer.artifacts import file_sha256
@@ -62,6 +64,8 @@ def imagenet_state(backbone: str, mirror: str = "") -> tuple[dict[str, Tensor], 
 def load_imagenet(network: Network, mirror: str = "") -> dict[str, str]:
     """Put the published ImageNet weights into a network, all but the head, and return where they came from.
 
+    Where its position embeddings are for another input size than the published ones, these are interpolated.
+
     Raises:
         RadtransferError: see :func:`imagenet_state`.
     """
@@ -73,10 +77,20 @@ def load_imagenet(network: Network, mirror: str = "") -> dict[str, str]:
         odd = sorted(body.keys() ^ (own.keys() - head))[0]
         raise RadtransferError(f"ImageNet weights of {network.backbone} from {origin['where']}: {odd!r} does not fit")
     try:
-        network.body.load_state_dict(body, strict=False)
+        network.body.load_state_dict(_of_its_size(network.body, body), strict=False)
     except RuntimeError as error:
         raise RadtransferError(f"ImageNet weights of {network.backbone} from {origin['where']}: {error}") from None
     return origin
+
+
+def _of_its_size(body: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with the position embeddings [1, tokens, D] of a transformer for its grid of patches, as timm does it."""
+    known, own = state.get("pos_embed"), getattr(body, "pos_embed", None)
+    grid = getattr(getattr(body, "patch_embed", None), "grid_size", None)
+    if known is None or own is None or grid is None or known.ndim != 3 or known.shape == own.shape:
+        return state
+    fitting = resample_abs_pos_embed(known, list(grid), num_prefix_tokens=own.shape[1] - math.prod(grid))
+    return state | {"pos_embed": fitting}
 
 
 def check_available(backbones: Sequence[str], mirror: str = "") -> None:

@@ -7,8 +7,8 @@
 in_domain`` also ``pretrain_task``, ``in_domain_init``, ...), a constant of the recipe (``loop.EMA_DECAY``,
 ``schedule.GROWTH``, ``augment.NOISE``, ``objective.BOX_WEIGHT``, ...), or ``share`` (of the training images'
 leakage groups that is learnt from, 0 to 1); ``value`` is YAML. The images of the train and validation splits are cut
-into grouped, stratified folds; each is scored by a network trained on the others. Prints the AUROC over all folds (of
-ranks within their fold, since networks differ in level), its difference to the configuration as it stands and the
+into grouped, stratified folds; each is scored by a network trained on the others. Prints the AUROC over all folds
+(of pairs within a fold, as `radtransfer crossfit` has it), its difference to the configuration as it stands and the
 paired 95 % interval (bootstrap over leakage groups). One seed and the spread of training is in none of the intervals:
 take small differences for nothing. The best epoch is chosen on the fold that is scored, as a run chooses it on its
 validation split, so that levels are a little high. Test images are not read.
@@ -30,12 +30,12 @@ from unittest import mock
 
 import numpy as np
 import yaml
-from scipy.stats import rankdata
+from scipy.special import expit
 from sklearn.model_selection import StratifiedGroupKFold
 
 from radtransfer.config import TL_SOURCES, RunConfig, load
 from radtransfer.evaluation.compare import compare
-from radtransfer.evaluation.intervals import Measured, measure, resample
+from radtransfer.evaluation.intervals import Measured, Scored, measure_tests, resample
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
 from radtransfer.training.network import check_backbones
@@ -45,7 +45,7 @@ REPLICATES = 2000
 BASE = "as configured"
 SHARE = "share"
 RECIPE = {"batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"}
-RECIPE |= {"weights_mirror", "mirror", "seed", "threads", "precision"}
+RECIPE |= {"weights_mirror", "mirror", "seed", "threads", "precision", "checkpoint_minutes"}
 
 
 def folds(store: Store, count: int) -> Iterator[dict[str, np.ndarray]]:
@@ -77,7 +77,7 @@ def trained(
     out: Path,
     related: Path | None,
 ) -> np.ndarray:
-    """Ranks (0 to 1) of the held-out images by a fine-tuned network."""
+    """Scores of the held-out images by a fine-tuned network."""
     from radtransfer.training.inference import infer
     from radtransfer.training.network import load_network
     from radtransfer.training.steps import finetune
@@ -88,7 +88,7 @@ def trained(
             epochs=config.finetune_epochs, checkpoints=str(out.parent), out=out, **config.model_dump(include=RECIPE),
         )  # fmt: skip
     _, logits = infer(load_network(out), Store.open(store).images[rows["validation"]])
-    return np.asarray(rankdata(logits) / len(logits))
+    return np.asarray(expit(logits), dtype=np.float64)
 
 
 def pretrained(
@@ -177,7 +177,8 @@ def main() -> None:
             )
             labels = scored["label"].to_numpy(dtype=bool)
             weights = resample(scored["group_id"].to_numpy(), labels, REPLICATES, config.seed)
-            measured[name] = measure(labels, scores, 0.5, weights)
+            folded = np.repeat(np.arange(given.folds), [len(rows["validation"]) for rows in cut])
+            measured[name] = measure_tests(labels, [Scored(scores, 0.5, folded)], weights)
             auroc = measured[name].intervals["auroc"]
             line = f"{name}: AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})"
             if number:

@@ -45,12 +45,11 @@ CONTEXT = multiprocessing.get_context("forkserver")  # PyTorch is imported once,
 def training(store: Path, place: str, out: Path, steps: Path, said: Path, environment: Mapping[str, str]) -> None:
     """In a process of its own: train, and write a line ``fit step rate loss`` for each step to a file."""
     from radtransfer import storage
-    from radtransfer.training import checkpoints, loop
+    from radtransfer.training import loop
     from radtransfer.training.steps import finetune
 
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT, 0o600), 2)
     os.environ.update(environment)
-    checkpoints.MINUTES = 1e-9
     storage.WAITS = (0.01,)  # type: ignore[assignment]
     learn, made, fits = loop.Training.learn, loop.Training.__init__, list[object]()
 

@@ -81,7 +81,8 @@ def train(path: Path, backbone: str, side: int, steps: int, out: Path) -> None:
     finetune(
         target_store=path, backbone=backbone, tl_source="scratch", pretrained=None, epochs=max(1, steps // per_epoch),
         batch_size=BATCH, learning_rate=1e-4, weight_decay=0.0, layer_decay=1.0, freeze_epochs=0, patience=0,
-        input_size=side, weights_mirror="", seed=0, threads=1, checkpoints=str(out.parent), out=out,
+        input_size=side, weights_mirror="", seed=0, threads=1, checkpoints=str(out.parent), checkpoint_minutes=5,
+        out=out,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
     data += ["image_size", "ct_window", "crop_border", "on_problem", "max_images"]
     data += ["test_fraction", "test_fold", "validation_fraction", "previous_splits", "seed", "data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"]
-    recipe += ["weights_mirror", "mirror", "seed", "threads", "precision", "checkpoints"]
+    recipe += ["weights_mirror", "mirror", "seed", "threads", "precision", "checkpoints", "checkpoint_minutes"]
     stores = placed(preprocess.preprocess(**take(*data)), "preprocess")
     target_store, source_store = stores.outputs["target_store"], stores.outputs["source_store"]
 

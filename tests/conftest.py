@@ -94,7 +94,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.01, "input_size": 64, "layer_decay": 1.0,
         "freeze_epochs": 0, "patience": 0,
         "weights_mirror": str(_mirror(root / "mirror")), "seed": SEED, "threads": 1,
-        "checkpoints": "",
+        "checkpoints": "", "checkpoint_minutes": 5,
     }  # fmt: skip
     for backbone in TINY:
         run.pretrained.append(root / f"pretrained-{backbone}")

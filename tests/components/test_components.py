@@ -96,6 +96,7 @@ def test_components_hand_on_what_they_were_given(
     """The whole chain by hand, with one backbone."""
     recipe = {"batch_size": "2", "learning_rate": 1e-3, "weight_decay": 0.0, "input_size": 0.0, "layer_decay": 1.0}
     recipe |= {"freeze_epochs": 0, "patience": 0, "weights_mirror": "", "seed": "3", "threads": 1, "checkpoints": ""}
+    recipe |= {"checkpoint_minutes": 5}
     recipe |= {"precision": "bfloat16", "mirror": "false"}
     trained = {"recipe": recipe, "epochs": 1, "code_version": ""}
     target, source = make(dsl.Dataset, "target"), make(dsl.Dataset, "source")

@@ -20,7 +20,7 @@ from radtransfer.cache import CHECKPOINTS, VARIABLE, held
 from radtransfer.datasets.fetch import UNFINISHED, collect
 from radtransfer.errors import RadtransferError
 from radtransfer.storage import Bucket
-from radtransfer.training import checkpoints, loop
+from radtransfer.training import loop
 from radtransfer.training.checkpoints import KEPT, Checkpoints
 from radtransfer.training.network import Network
 from radtransfer.training.objective import Objective
@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ARGUMENTS: dict[str, Any] = RECIPE | {
     "backbone": "test_resnet", "tl_source": "scratch", "pretrained": None, "epochs": 5, "refit": True,
+    "checkpoint_minutes": 1e-9,
 }  # fmt: skip
 STEPS = 5 * 3 + 2 * 6
 """Of both fits together; the second stops at the epoch that the first kept."""
@@ -48,11 +49,6 @@ def uninterrupted(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("uninterrupted") / "model"
     finetune(target_store=target, out=out, **ARGUMENTS)
     return out
-
-
-@pytest.fixture(autouse=True)
-def _after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "MINUTES", 1e-9)
 
 
 class Killed(BaseException):
@@ -195,11 +191,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.training.test_checkpoints import ARGUMENTS
-from radtransfer.training import checkpoints
 from radtransfer.training.steps import finetune
 store, place, out = map(Path, sys.argv[1:4])
-checkpoints.MINUTES = 1e-9
-finetune(target_store=store, out=out, **(ARGUMENTS | {"checkpoints": str(place)}))
+finetune(target_store=store, out=out, **(ARGUMENTS | {"checkpoints": str(place), "checkpoint_minutes": 1e-9}))
 """
 
 

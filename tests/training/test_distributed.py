@@ -61,8 +61,8 @@ def train_with_dropout(target: Path, place: Path, out: Path) -> None:
     """In two processes, with a checkpoint after every step."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(steps, "Network", with_dropout)
-        patched.setattr(checkpoints, "MINUTES", 1e-9)
-        together(2, target_store=target, out=out, **(ARGUMENTS | {"checkpoints": str(place)}))
+        often = {"checkpoints": str(place), "checkpoint_minutes": 1e-9}
+        together(2, target_store=target, out=out, **(ARGUMENTS | often))
 
 
 @pytest.fixture(scope="module")

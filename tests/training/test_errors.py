@@ -29,17 +29,13 @@ from radtransfer.training.steps import finetune
 from tests.training.test_steps import RECIPE, SIDE, write_store
 
 ARGUMENTS: dict[str, Any] = RECIPE | {"backbone": "test_resnet", "tl_source": "scratch", "pretrained": None}
+ARGUMENTS |= {"checkpoint_minutes": 1e-9}
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return write_store(tmp_path / "target", "target")
-
-
-@pytest.fixture(autouse=True)
-def _after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "MINUTES", 1e-9)
 
 
 def left(folder: Path) -> list[int]:

@@ -16,7 +16,7 @@ from radtransfer.explain.gradcam import gradcam
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.predictor import Predictor
 from radtransfer.preprocess.store import Store
-from radtransfer.training import checkpoints, loop, objective, runtime
+from radtransfer.training import loop, objective, runtime
 from radtransfer.training.augment import augment
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network, load_network
@@ -26,7 +26,7 @@ from tests.training.test_steps import RECIPE, SIDE, write_store
 
 ARGUMENTS: dict[str, Any] = RECIPE | {
     "backbone": "test_resnet", "tl_source": "scratch", "pretrained": None, "epochs": 2, "refit": True,
-    "precision": "bfloat16", "mirror": False,
+    "precision": "bfloat16", "mirror": False, "checkpoint_minutes": 1e-9,
 }  # fmt: skip
 
 
@@ -69,9 +69,8 @@ def test_bfloat16_rounds_inside_the_body_alone(backbone: str) -> None:
 
 @pytest.mark.parametrize("steps", [2, 5, 9])
 def test_a_killed_bfloat16_training_ends_as_one_that_was_not(
-    target: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    target: Path, model: Path, tmp_path: Path, steps: int
 ) -> None:
-    monkeypatch.setattr(checkpoints, "MINUTES", 1e-9)
     arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
     killed_after(steps, out=tmp_path / "model", **arguments)
     assert names(tmp_path / "left")
@@ -81,9 +80,8 @@ def test_a_killed_bfloat16_training_ends_as_one_that_was_not(
 
 @pytest.mark.parametrize("other", [{"precision": "float32"}, {"mirror": True}])
 def test_a_checkpoint_is_of_one_precision_and_one_meaning_of_mirror_images(
-    target: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+    target: Path, model: Path, tmp_path: Path, other: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(checkpoints, "MINUTES", 1e-9)
     arguments = ARGUMENTS | {"target_store": target, "checkpoints": str(tmp_path / "left")}
     killed_after(3, out=tmp_path / "model", **arguments)
     left = names(tmp_path / "left")

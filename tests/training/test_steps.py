@@ -39,6 +39,7 @@ RECIPE: dict[str, Any] = {
     "seed": 0,
     "threads": 1,
     "checkpoints": "",
+    "checkpoint_minutes": 5,
 }
 
 

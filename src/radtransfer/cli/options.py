@@ -24,6 +24,7 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 CheckpointsAt = Annotated[
     str, typer.Option("--checkpoints", help="Where to leave them: a folder, or s3://BUCKET/PREFIX; empty: the cache.")
 ]
+CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Minutes between two of them.")]
 Backbone = Annotated[str, typer.Option(help="Name of a timm model.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Images per training step.")]

@@ -12,6 +12,7 @@ from radtransfer import __version__
 from radtransfer.cli.options import (
     Backbone,
     BatchSize,
+    CheckpointMinutes,
     CheckpointsAt,
     Classifiers,
     DataRoot,
@@ -120,11 +121,11 @@ def compare(
 def compile_(
     out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("build/pipelines"),
     image: Annotated[str | None, typer.Option(help="Image of all tasks, best with its digest.")] = None,
-    gpu: Annotated[bool, typer.Option("--gpu", help="For a cluster with GPUs: training asks for one.")] = False,
     gpus: Annotated[
         int,
         typer.Option(
-            min=0, help="Likewise, and each training asks for so many of one node and shares its batches out."
+            min=0,
+            help="For a cluster with GPUs: how many of one node each training asks for, to share its batches.",
         ),
     ] = 0,
 ) -> None:
@@ -132,7 +133,7 @@ def compile_(
     from radtransfer_components.support import IMAGE
     from radtransfer_pipelines.compile import compile_all
 
-    target: Literal["cluster", "cluster-gpu"] = "cluster-gpu" if gpu or gpus else "cluster"
+    target: Literal["cluster", "cluster-gpu"] = "cluster-gpu" if gpus else "cluster"
     for path in compile_all(out, image=image or IMAGE, target=target, gpus=max(1, gpus)):
         print(path)
 
@@ -264,6 +265,7 @@ def pretrain(
     threads: Threads = 2,
     precision: Precision = "float32",
     checkpoints: CheckpointsAt = "",
+    checkpoint_minutes: CheckpointMinutes = 5,
     pretrained_models: Annotated[
         str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
     ] = "",
@@ -291,6 +293,7 @@ def pretrain(
         threads=threads,
         precision=precision,
         checkpoints=checkpoints,
+        checkpoint_minutes=checkpoint_minutes,
         out=out,
         pretrained_models=pretrained_models,
     )
@@ -317,6 +320,7 @@ def finetune(
     threads: Threads = 2,
     precision: Precision = "float32",
     checkpoints: CheckpointsAt = "",
+    checkpoint_minutes: CheckpointMinutes = 5,
     refit: Annotated[
         bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
     ] = False,
@@ -343,6 +347,7 @@ def finetune(
         threads=threads,
         precision=precision,
         checkpoints=checkpoints,
+        checkpoint_minutes=checkpoint_minutes,
         refit=refit,
         out=out,
     )

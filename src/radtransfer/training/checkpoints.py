@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -35,8 +36,6 @@ from radtransfer.provenance import code_version
 from radtransfer.storage import Bucket, address
 
 KEPT = 2
-MINUTES = 5.0
-"""Between two checkpoints."""
 ASKED_TO_END = 128 + signal.SIGTERM
 """Exit code of a training that was asked to end."""
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
@@ -63,21 +62,22 @@ class Checkpoints:
     Args:
         folder: where they are written.
         remote: bucket and prefix where they are kept, if not in the folder.
+        minutes: between two; by itself none is due.
         ending: set when the process is asked to end: it does so after a last checkpoint.
 
     Attributes:
-        folder, remote: as given.
-        minutes: between two.
+        folder, remote, minutes: as given.
     """
 
     def __init__(
         self,
         folder: Path,
         remote: tuple[Bucket, str] | None = None,
+        minutes: float = math.inf,
         ending: threading.Event | None = None,
     ) -> None:
         self.folder, self.remote = folder, remote
-        self.minutes = MINUTES
+        self.minutes = minutes
         self._ending = ending or threading.Event()
         self.reset()
 
@@ -185,7 +185,7 @@ class Checkpoints:
 
 
 @contextmanager
-def kept(identity: Mapping[str, Any], place: str) -> Iterator[Callable[[str], Checkpoints]]:
+def kept(identity: Mapping[str, Any], place: str, minutes: float) -> Iterator[Callable[[str], Checkpoints]]:
     """Checkpoints of a training in phases: kept when the block raises or the process is killed, else removed.
 
     While the block runs, SIGTERM leaves a last checkpoint before it ends the process.
@@ -193,6 +193,7 @@ def kept(identity: Mapping[str, Any], place: str) -> Iterator[Callable[[str], Ch
     Args:
         identity: all that the weights depend on but the code, JSON values.
         place: a folder, or s3://BUCKET/PREFIX; empty: the cache.
+        minutes: between two.
 
     Yields:
         ``of(phase)``, the checkpoints of a phase.
@@ -212,7 +213,7 @@ def kept(identity: Mapping[str, Any], place: str) -> Iterator[Callable[[str], Ch
             if isinstance(where, tuple):
                 bucket, prefix = where
                 remote = Bucket(bucket), "/".join(filter(None, (prefix, key, phase))) + "/"
-            phases.append(Checkpoints(folder / phase, remote, ending))
+            phases.append(Checkpoints(folder / phase, remote, minutes, ending))
             return phases[-1]
 
         yield of

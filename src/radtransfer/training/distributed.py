@@ -284,8 +284,7 @@ class _Shared(Checkpoints):
     """
 
     def __init__(self, folder: Path, remote: tuple[str, str] | None, minutes: float) -> None:
-        super().__init__(folder, remote and (Bucket(remote[0]), remote[1]), _ending)
-        self.minutes = minutes
+        super().__init__(folder, remote and (Bucket(remote[0]), remote[1]), minutes, _ending)
 
     def wanted(self) -> tuple[bool, bool]:
         flags = torch.tensor(super().wanted(), dtype=torch.uint8)

@@ -46,6 +46,8 @@ class Recipe:
     patience: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise RadtransferError(f"layer_decay: {self.layer_decay} is out of range; expected above 0, 1 at most")
         if self.batch_size < SMALLEST_BATCH:
             raise RadtransferError(
                 f"batch_size: {self.batch_size} is too small; batch normalisation needs {SMALLEST_BATCH} images or "

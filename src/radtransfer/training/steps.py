@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ def pretrain(
     seed: int,
     threads: int,
     checkpoints: str,
+    checkpoint_minutes: float,
     out: Path,
     layer_decay: float,
     freeze_epochs: int,
@@ -67,6 +68,7 @@ def pretrain(
         seed: seed of initialisation, order and augmentation.
         threads: CPU threads.
         checkpoints: where to leave them, see :func:`radtransfer.training.checkpoints.kept`.
+        checkpoint_minutes: between two of them.
         out: folder to write.
         layer_decay: each layer's rate as a share of the next one's, where training starts from weights; from scratch
             all layers learn at one rate.
@@ -95,11 +97,12 @@ def pretrain(
         reuse.take_up(model, store, Path(out))
         return
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads, precision, mirror)
-    recipe = start.recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
+    recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
     about: dict[str, object] = {"stage": "pretrain", "tl_source": None, "init": init, "pretrained_digest": None}
     about |= {"task": task, "boxes": boxes}
     inputs = {"source_store": store.artifact}
-    _train_and_write(start, store, recipe, about, inputs, checkpoints, out)
+    place = checkpoints, checkpoint_minutes
+    _train_and_write(start, store, start.fitting(recipe), about, inputs, place, out)
 
 
 def finetune(
@@ -117,6 +120,7 @@ def finetune(
     seed: int,
     threads: int,
     checkpoints: str,
+    checkpoint_minutes: float,
     out: Path,
     layer_decay: float,
     freeze_epochs: int,
@@ -157,10 +161,11 @@ def finetune(
         before = inputs["pretrained"] = model
         init = model.content["init"]
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads, precision, mirror, before)
-    recipe = start.recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
+    recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
     about: dict[str, object] = {"stage": "finetune", "tl_source": tl_source, "init": init}
     about |= {"pretrained_digest": before.digest if before else None, "task": "abnormality", "boxes": False}
-    _train_and_write(start, store, recipe, about, inputs, checkpoints, out, refit)
+    place = checkpoints, checkpoint_minutes
+    _train_and_write(start, store, start.fitting(recipe), about, inputs, place, out, refit)
 
 
 def _open(path: Path, *more: str) -> Store:
@@ -211,9 +216,8 @@ class _Start:
             return network, load_imagenet(network, self.weights_mirror)
         return network, {"where": "random initialisation"}
 
-    def recipe(self, *asked: Any) -> Recipe:
+    def fitting(self, recipe: Recipe) -> Recipe:
         """The recipe asked for; from scratch no layer is spared, since none knows anything."""
-        recipe = Recipe(*asked)
         if self.pretrained is None and self.init == "scratch":
             return replace(recipe, layer_decay=1.0, freeze_epochs=0)
         return recipe
@@ -225,7 +229,7 @@ def _train_and_write(
     recipe: Recipe,
     about: dict[str, object],
     inputs: dict[str, Artifact],
-    checkpoints: str,
+    checkpoints: tuple[str, float],
     out: Path,
     refit: bool = False,
 ) -> None:
@@ -240,7 +244,7 @@ def _train_and_write(
     identity["inputs"] = {key: artifact.digest for key, artifact in inputs.items()}
     task, boxes = cast(Task, about["task"]), bool(about["boxes"])
     with (
-        kept(identity, checkpoints) as of,  # until the model is written
+        kept(identity, *checkpoints) as of,  # until the model is written
         artifacts.writing(out, "model", step=step, settings=settings, inputs=inputs) as (folder, content),
     ):
         first = (store, recipe, name, of("train"), task)

@@ -1,7 +1,7 @@
 """What moves the validation score: one network trained under settings that differ from the configuration in one thing.
 
     python benchmarks/ablation.py --config FILE --data-root DIR [--tl-source imagenet] [--backbone NAME] [--folds 4]
-        --vary key=value ...
+        --vary 'key=value[; key=value]' ...
 
 ``key`` is an entry of the configuration (``input_size``, ``finetune_epochs``, ``layer_decay``; with ``--tl-source
 in_domain`` also ``pretrain_task``, ``in_domain_init``, ...), a constant of the recipe (``loop.EMA_DECAY``,
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--tl-source", choices=TL_SOURCES, default="imagenet")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--folds", type=int, default=4)
-    parser.add_argument("--vary", action="append", default=[], metavar="key=value")
+    parser.add_argument("--vary", action="append", default=[], metavar="key=value[; ...]")
     given = parser.parse_args()
     config = load(given.config)
     check_backbones([given.backbone])
@@ -142,9 +142,10 @@ def main() -> None:
         check_available([given.backbone], config.weights_mirror)
     variants: dict[str, tuple[RunConfig, dict[str, Any]]] = {BASE: (config, {})}
     for text in given.vary:
-        key, _, value = text.partition("=")
-        constant = key == SHARE or key.startswith(("loop.", "schedule.", "augment.", "objective."))
-        variants[text] = (config, {key: yaml.safe_load(value)}) if constant else (load(given.config, [text]), {})
+        parts = [part.strip() for part in text.split(";")]
+        fixed = {part for part in parts if part.startswith((SHARE, "loop.", "schedule.", "augment.", "objective."))}
+        values = {key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in sorted(fixed))}
+        variants[text] = load(given.config, [part for part in parts if part not in fixed]), values
     with tempfile.TemporaryDirectory(prefix="radtransfer-ablation-") as folder:
         measured: dict[str, Measured] = {}
         images: dict[str, list[str]] = {}

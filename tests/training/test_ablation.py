@@ -37,7 +37,7 @@ def test_settings_are_compared_on_the_same_images(
         return capsys.readouterr().out.splitlines()
 
     base, same, all_of_it, constant, entry, fewer, last = ablation(
-        "threads=1", "share=1", "loop.HEAD_RATE=100", "learning_rate=1e-2", "share=0.5"
+        "threads=1", "share=1", "loop.HEAD_RATE=100", "learning_rate=1e-2; schedule.WARM_UP=0.5", "share=0.5"
     )
     assert re.match(r"as configured: AUROC 0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\), \d+ s$", base)
     assert all(", +0.000 (+0.000 to +0.000), " in line for line in (same, all_of_it))

@@ -207,7 +207,7 @@ class RunConfig(BaseModel):
         description="where trainings leave what a restarted one goes on from: a folder, or s3://BUCKET/PREFIX, which "
         "outlives a pod; empty: the cache of the machine or pod",
     )
-    checkpoint_minutes: float = Field(default=5, gt=0, description="between two checkpoints of a training")
+    checkpoint_minutes: float = Field(default=5.0, gt=0, description="between two checkpoints of a training")
 
     seed: int = Field(default=0, ge=0, description="seed of splits, training, classifiers and resampling")
     threads: int = Field(

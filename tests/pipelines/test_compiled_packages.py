@@ -70,6 +70,9 @@ def test_parameters_are_those_of_a_configuration_with_defaults_and_descriptions(
         "parameterType": "NUMBER_INTEGER",
     }
     assert parameters["backbones"]["parameterType"] == "LIST"
+    for name in settings:
+        kind = RunConfig.model_fields[name].annotation
+        assert (parameters[name]["parameterType"] == "NUMBER_DOUBLE") == (kind is float), name
 
 
 def test_table_of_resources_covers_all_tasks_and_reaches_them(package: dict[str, Any]) -> None:

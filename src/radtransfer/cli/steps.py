@@ -265,7 +265,7 @@ def pretrain(
     threads: Threads = 2,
     precision: Precision = "float32",
     checkpoints: CheckpointsAt = "",
-    checkpoint_minutes: CheckpointMinutes = 5,
+    checkpoint_minutes: CheckpointMinutes = 5.0,
     pretrained_models: Annotated[
         str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
     ] = "",
@@ -320,7 +320,7 @@ def finetune(
     threads: Threads = 2,
     precision: Precision = "float32",
     checkpoints: CheckpointsAt = "",
-    checkpoint_minutes: CheckpointMinutes = 5,
+    checkpoint_minutes: CheckpointMinutes = 5.0,
     refit: Annotated[
         bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
     ] = False,

@@ -17,8 +17,9 @@ from finished_runs import images, write_crossfit, write_run
 from sklearn.metrics import roc_auc_score
 
 from radtransfer.errors import RadtransferError
+from radtransfer.evaluation import report_text, verdict
 from radtransfer.evaluation.comparison import compare_runs, write
-from radtransfer.evaluation.comparison_page import show
+from radtransfer.evaluation.comparison_page import render, show
 
 BOOTSTRAP = 400
 
@@ -217,6 +218,13 @@ def tampered(folder: Path) -> list[Path]:
 def test_what_cannot_be_compared_is_refused(make: Callable[[Path], list[Path]], said: str, tmp_path: Path) -> None:
     with pytest.raises(RadtransferError, match=said):
         compare_runs(make(tmp_path), bootstrap=100, seed=0)
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_synthetic_images_are_called_so_on_top(compared: tuple[Path, dict[str, Any]], synthetic: bool) -> None:
+    warnings = [one for one in compared[1]["warnings"] if one != verdict.SYNTHETIC]
+    page = render(compared[1] | {"warnings": warnings + [verdict.SYNTHETIC] * synthetic})
+    assert (f'<p class="banner" role="note">{report_text.SYNTHETIC}' in page.partition("<main>")[0]) is synthetic
 
 
 def test_the_page_holds_every_figure_and_loads_nothing(compared: tuple[Path, dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from radtransfer import pages
 from radtransfer.config import RunConfig
-from radtransfer.evaluation import charts, report_text
+from radtransfer.evaluation import charts, report_text, verdict
 from radtransfer.evaluation.charts import Axis, number
 from radtransfer.progress import console
 
@@ -39,6 +39,7 @@ def render(comparison: dict[str, Any]) -> str:
         rows=rows,
         subjects={one["label"]: one for one in comparison["subjects"]},
         several=len(comparison["subjects"]) > 1,
+        synthetic=verdict.SYNTHETIC in comparison["warnings"],
         pooled=any(one["folds"] > 1 for one in comparison["subjects"]),
         families={name: _members(comparison, name) for name in _families(comparison)},
         family_name=_family_name,

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ import yaml
 from scipy.special import expit
 from sklearn.model_selection import StratifiedGroupKFold
 
+from radtransfer import limits
 from radtransfer.config import TL_SOURCES, RunConfig, load
 from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.intervals import Measured, Scored, measure_tests, resample
@@ -187,7 +187,7 @@ def main() -> None:
                 line += f", {difference.difference:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
             print(f"{line}, {time.monotonic() - started:.0f} s", flush=True)
     what = f"{given.tl_source}, {given.backbone}, {given.config.name}"
-    print(f"{what}, {len(labels)} images in {given.folds} folds, {os.cpu_count()} cores")
+    print(f"{what}, {len(labels)} images in {given.folds} folds, {limits.cpus()} cores")
 
 
 if __name__ == "__main__":

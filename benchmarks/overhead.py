@@ -9,7 +9,6 @@ Prints the figures that each run leaves in its ``run.json``, and what every task
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from radtransfer import limits
 from radtransfer.artifacts import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +75,7 @@ def main() -> None:
     for number in range(1, given.repeat + 1):
         found = run(given.config, given.data_root, given.overrides)
         shares.append(found["orchestration"]["overhead_share"])
-        print(f"run {number} of {given.repeat}, {os.cpu_count()} cores, {found['code_version']}")
+        print(f"run {number} of {given.repeat}, {limits.cpus()} cores, {found['code_version']}")
         print("\n".join(lines(found)), flush=True)
     if len(shares) > 1:
         print(f"overhead: median {statistics.median(shares):.1%} of {len(shares)} runs")

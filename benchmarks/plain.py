@@ -13,7 +13,6 @@ too) and prints AUROC on the run's **test** images and the difference of the run
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import torch
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from radtransfer import artifacts
+from radtransfer import artifacts, limits
 from radtransfer.artifacts import read_json
 from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.intervals import measure, resample
@@ -88,7 +87,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=8)
     given = parser.parse_args()
-    settle(os.cpu_count() or 1, 0)
+    settle(limits.cpus(), 0)
     store = Store.open(given.store)
     started = time.monotonic()
     refit = bool(given.run) and artifacts.read(given.run / "bundle", "bundle").content.get("refit", False)
@@ -117,7 +116,7 @@ def main() -> None:
             print(f"{chosen[1]} less plain: {gap.difference:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})")
     print(
         f"{given.backbone}, {given.side} px, {given.epochs} epochs on {' and '.join(learnt)}, {spent:.0f} s, "
-        f"{os.cpu_count()} cores"
+        f"{limits.cpus()} cores"
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 from PIL import Image
 
+from radtransfer import limits
 from radtransfer.preprocess.decode import decode
 from radtransfer.preprocess.ingest import BYTES_PER_WORKER, IMAGES_PER_WORKER, Ingested, Levels, Refused, ingest, shares
 from radtransfer.preprocess.letterbox import letterbox
@@ -34,7 +34,7 @@ def test_two_processes_and_one_that_was_stopped_give_what_one_gives(
     list(ingest(paths[: count // 2], scratch(tmp_path, "half")))
     results: list[list[Ingested | Refused]] = []
     for workers, folder in ((1, "one"), (2, "two"), (2, "half")):
-        monkeypatch.setattr(joblib, "cpu_count", lambda workers=workers: workers)
+        monkeypatch.setattr(limits, "cpus", lambda workers=workers: workers)
         results.append(list(ingest(paths, scratch(tmp_path, folder))))
     for one, *others in zip(*results, strict=True):
         if isinstance(one, Refused):

@@ -30,8 +30,7 @@ def tune(
 ) -> None:
     """Measure threads, precision and batch size here, and write threads and precision into the configuration.
 
-    It takes some minutes. Measure where the run will be, and let nothing else run meanwhile: of tries that differ too
-    much nothing is written, with exit code 1.
+    Measure where the run will be, and let nothing else run meanwhile: tries that differ too much end with exit code 1.
     """
     from rich.console import Console
 

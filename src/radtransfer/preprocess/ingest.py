@@ -14,6 +14,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
+from radtransfer import limits
 from radtransfer.preprocess import grouping
 from radtransfer.preprocess.decode import decode_bytes, read_bytes
 from radtransfer.preprocess.letterbox import Letterbox, letterbox
@@ -106,7 +107,7 @@ def ingest(
     before = scratch.places()
     if before:
         print(f"preprocess: {len(before)} images were decoded by an unfinished run", file=sys.stderr)
-    workers = min(joblib.cpu_count(), shares(paths))
+    workers = min(limits.cpus(), shares(paths))
     parallel = joblib.Parallel(workers, return_as="generator", batch_size=_BATCH, pre_dispatch=4 * _BATCH * workers)
     yield from parallel(
         joblib.delayed(_ingest)(path, scratch, before.get(entry_name(path)), window, crop_border) for path in paths

@@ -21,6 +21,7 @@ ROWS = {
     for features, classifier in (("fused", "svm_linear"), ("lite0", "head"))
 } | {
     "shortcut/grey_level_histogram": ("shortcut", "grey_level_histogram", "logistic_regression", 0.1),
+    "shortcut/image_metadata": ("shortcut", "image_metadata", "logistic_regression", 0.05),
     "shortcut/majority_class": ("shortcut", "majority_class", "majority", 0.0),
 }
 

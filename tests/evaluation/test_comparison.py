@@ -50,6 +50,7 @@ def test_a_cross_fitting_is_pooled_and_its_sources_compared(tmp_path: Path) -> N
         ("tl_source", "A/imagenet/fused", "A/scratch/fused"),
         *(("fusion", f"A/{source}/fused", f"A/{source}/single") for source in ("in_domain", "imagenet", "scratch")),
         ("shortcut", "A/selected", "A/shortcut/grey_level_histogram"),
+        ("shortcut", "A/selected", "A/shortcut/image_metadata"),
     ]
     rows = {row["id"]: row for row in found["results"]}
     assert rows["A/selected"]["auroc"] == rows["A/in_domain/fused"]["auroc"]

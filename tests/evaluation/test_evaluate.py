@@ -24,6 +24,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.evaluation.evaluate import _target, evaluate
 from radtransfer.evaluation.metrics import METRICS
 from radtransfer.evaluation.schema import MetricsFile
+from radtransfer.evaluation.shortcuts import metadata
 from radtransfer.fusion.scoring import youden_threshold
 from radtransfer.preprocess.store import SCHEMA
 
@@ -40,12 +41,16 @@ def make_store(
     *,
     images: int = 480,
     exposure: float = 0.0,
+    widths: float = 0.0,
     studies: bool = False,
     synthetic: bool = False,
     grouping: str = "patient",
     test_labels: Callable[[np.ndarray], np.ndarray] = lambda labels: labels,
 ) -> Path:
-    """A store of 8 x 8 noise whose brightness tells the label as far as ``exposure`` says; three images a group."""
+    """A store of 8 x 8 noise, three images a group.
+
+    Brightness tells the label as far as ``exposure`` says, and width as far as ``widths`` says.
+    """
     rng = np.random.default_rng(0)
     groups = np.arange(images) // 3
     share = np.arange(groups.max() + 1) / (groups.max() + 1)
@@ -70,7 +75,7 @@ def make_store(
             "source_file": names,
             "sha256": [hashlib.sha256(name.encode()).hexdigest() for name in names],
             "flags": [[] for _ in names],
-            "width": 8,
+            "width": (500 + 100 * widths * labels + 50 * rng.normal(size=images)).astype(int) if widths else 8,
             "height": 8,
         }
     )
@@ -239,7 +244,7 @@ def test_metrics_json_is_what_the_contract_says(made: Made) -> None:
 
 def test_every_candidate_and_shortcut_is_a_row_on_both_levels(made: Made) -> None:
     images = [f"{name}/{f}/{c}/seed3" for name in ("scratch", "imagenet", "in_domain") for f, c in CANDIDATES]
-    images += ["shortcut/majority_class", "shortcut/grey_level_histogram"]
+    images += ["shortcut/majority_class", "shortcut/grey_level_histogram", "shortcut/image_metadata"]
     assert list(made.rows) == [*images, *(f"{one}/study" for one in images)]
     assert {made.rows[one]["level"] for one in images} == {"image"}
     assert {made.rows[f"{one}/study"]["level"] for one in images} == {"study"}
@@ -336,7 +341,8 @@ def test_comparisons_are_those_promised(made: Made) -> None:
         (fused[a], fused[b], metric, "tl_source") for a, b in pairs for metric in ("auroc", "accuracy", "kappa")
     ]
     expected += [(fused[one], single[one], "auroc", "fusion") for one in ("in_domain", "imagenet", "scratch")]
-    expected += [(made.content["selected"], "shortcut/grey_level_histogram", "auroc", "shortcut")]
+    learnt = ("shortcut/grey_level_histogram", "shortcut/image_metadata")
+    expected += [(made.content["selected"], shortcut, "auroc", "shortcut") for shortcut in learnt]
     found = made.metrics["comparisons"]
     assert [(one["a"], one["b"], one["metric"], one["family"]) for one in found] == expected
     for one in found:
@@ -354,7 +360,7 @@ def test_same_inputs_and_seed_give_the_same_bytes(tmp_path: Path, store: Path) -
     assert digests[0] == digests[1] != digests[2]
     values = [[row["auroc"]["value"] for row in one.metrics["results"]] for one in (first, other)]
     lows = [[row["auroc"]["low"] for row in one.metrics["results"]] for one in (first, other)]
-    assert values[0][:-1] == values[1][:-1] and lows[0] != lows[1]  # the last is the histogram: its folds are seeded
+    assert values[0][:-2] == values[1][:-2] and lows[0] != lows[1]  # the last are shortcuts, whose folds are seeded
 
 
 @pytest.mark.parametrize(
@@ -392,7 +398,7 @@ def test_a_shortcut_that_is_not_cleared_is_said(tmp_path: Path) -> None:
     dazzled = make(tmp_path / "dazzled", make_store(tmp_path / "bright", exposure=2.0))
     assert dazzled.rows["shortcut/grey_level_histogram"]["auroc"]["value"] > 0.9
     text = " ".join(dazzled.content["warnings"])
-    assert "does not clear the shortcut" in text and "histogram alone reaches AUROC" in text
+    assert "does not clear the shortcut" in text and "is reached by a grey-level histogram alone" in text
 
 
 def test_the_histogram_shortcut_learns_and_calibrates(tmp_path: Path) -> None:
@@ -402,6 +408,26 @@ def test_the_histogram_shortcut_learns_and_calibrates(tmp_path: Path) -> None:
     assert (majority["kappa"]["value"], majority["auroc"]["value"]) == (0, 0.5)
     labels = pd.read_parquet(tmp_path / "store" / "manifest.parquet").query("split == 'test'")["label"]
     assert majority["accuracy"]["value"] == pytest.approx(1 - labels.mean())
+
+
+def test_sizes_that_tell_the_label_are_a_shortcut(tmp_path: Path) -> None:
+    archived = make(tmp_path / "run", make_store(tmp_path / "store", widths=2.0))
+    row = archived.rows["shortcut/image_metadata"]
+    assert row["auroc"]["value"] > 0.9 and row["classifier"] == "logistic_regression"
+    assert archived.rows["shortcut/grey_level_histogram"]["auroc"]["value"] < 0.75
+    text = " ".join(archived.content["warnings"])
+    assert "less that of the size and kind of the image files" in text and "device or archive" in text
+
+
+def test_metadata_are_sizes_kinds_and_flags() -> None:
+    manifest = pd.DataFrame(
+        {
+            "width": [1, 2, 4], "height": [1, 1, 8], "source_file": ["a/1.PNG", "a.b/2.dcm", "3.dcm"],
+            "flags": [[], ["cropped", "inverted"], ["inverted"]],
+        }
+    )  # fmt: skip
+    expected = [[0, 0, 0, 1, 0, 0], [np.log(2), 0, 1, 0, 1, 1], [np.log(4), np.log(8), 1, 0, 0, 1]]
+    np.testing.assert_allclose(metadata(manifest), expected)
 
 
 @pytest.mark.parametrize(

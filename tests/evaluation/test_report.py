@@ -141,7 +141,8 @@ def _evaluation(
     row, curve = _row("shortcut/majority_class", "shortcut", "majority_class", "majority", labels, np.full(232, 0.2))
     rows.append(row | {"f1": {"value": 0.0, "low": None, "high": None}})
     curves[row["id"]] = curve
-    add("shortcut/grey_level_histogram", "shortcut", "grey_level_histogram", "logistic_regression")
+    for shortcut in ("grey_level_histogram", "image_metadata"):
+        add(f"shortcut/{shortcut}", "shortcut", shortcut, "logistic_regression")
     selected = "in_domain/fused/svm_rbf/seed0"
     next(row for row in rows if row["id"] == selected)["selected"] = True
     choices = {
@@ -176,7 +177,8 @@ def _evaluation(
         for metric in ("auroc", "accuracy", "kappa")
     ]
     comparisons += [compared(choices[s]["fused"], choices[s]["single"], "fusion", 0.4) for s in reversed(SOURCES)]
-    comparisons.append(compared(selected, "shortcut/grey_level_histogram", "shortcut", 0.0001))
+    learnt = ("shortcut/grey_level_histogram", "shortcut/image_metadata")
+    comparisons += [compared(selected, shortcut, "shortcut", 0.0001) for shortcut in learnt]
     metrics = {
         "schema": 1,
         "target": "FracAtlas hand",

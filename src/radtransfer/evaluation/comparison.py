@@ -122,7 +122,8 @@ def _within(
     }
     found = verdict.judged(verdict.within(SELECTED, choices, own), fewest)
     text = verdict.answer(choices, found, own, images, fewest, bootstrap)["text"]
-    warnings = verdict.warnings(found, own[verdict.HISTOGRAM].intervals["auroc"].value, bootstrap)
+    shortcuts = {shortcut: own[shortcut].intervals["auroc"].value for shortcut in verdict.LEARNT}
+    warnings = verdict.warnings(found, shortcuts, bootstrap)
     renamed = [
         replace(one, a=_id(subject, one.a), b=_id(subject, one.b), family=f"{subject.label}: {one.family}")
         for one in found

@@ -22,7 +22,7 @@ from radtransfer.evaluation.intervals import Scored
 from radtransfer.evaluation.metrics import Floats
 
 SELECTED = "selected"
-SHORTCUTS = (verdict.HISTOGRAM, "shortcut/majority_class")
+SHORTCUTS = (*verdict.LEARNT, "shortcut/majority_class")
 FOLD_FOLDER = re.compile(r"seed\d+-fold\d+")
 OWN = ("seed", "test_fold", "pretrained_models", "budget_minutes")
 """Entries of a configuration in which the runs of one cross-fitting differ."""

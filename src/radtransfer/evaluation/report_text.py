@@ -29,10 +29,14 @@ CLASSIFIER_NAMES = {
 FAMILY_NAMES = {
     "tl_source": "Between transfer-learning sources: the fused choice of each",
     "fusion": "Within a source: fused features against the best single network",
-    "shortcut": "The selected model against the grey-level histogram",
+    "shortcut": "The selected model against the shortcuts",
 }
 METHOD_NAMES = {"gradcam": "Grad-CAM", "lime": "LIME"}
-SHORTCUT_NAMES = {"majority_class": "majority class", "grey_level_histogram": "grey-level histogram"}
+SHORTCUT_NAMES = {
+    "majority_class": "majority class",
+    "grey_level_histogram": "grey-level histogram",
+    "image_metadata": "size and kind of the files",
+}
 OUTCOMES = {"TP": "found", "FN": "missed", "FP": "false alarm", "TN": "correctly cleared"}
 SIGNIFICANCE = 0.05
 SYNTHETIC = "Synthetic images: shows that the pipeline works, says nothing about patients"

@@ -1,14 +1,16 @@
-"""What a shortcut would score: the majority class, and a classifier on the plain grey-level histogram.
+"""What a shortcut would score: the majority class, and classifiers on the grey-level histogram and on metadata alone.
 
-A model that does not clear these has not been shown to see more than how often the classes occur, or how images were
-exposed, windowed and framed.
+A model that does not clear these has not been shown to see more than how often the classes occur, how images were
+exposed, windowed and framed, or which device and archive they came from.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
@@ -31,7 +33,7 @@ class Shortcut:
     """A shortcut's answers.
 
     Attributes:
-        name: ``majority_class`` or ``grey_level_histogram``.
+        name: ``majority_class``, ``grey_level_histogram`` or ``image_metadata``.
         classifier: ``majority`` or ``logistic_regression``.
         scores: probability of the positive class for the test images [T], in the order of ``store.rows("test")``.
         threshold: an image is called positive from here up.
@@ -44,7 +46,7 @@ class Shortcut:
 
 
 def shortcuts(store: Store, seed: int) -> list[Shortcut]:
-    """Fit both shortcuts on train and validation labels and apply them to the test images.
+    """Fit all shortcuts on train and validation labels and apply them to the test images.
 
     Args:
         store: the target's image store; the labels of its test rows are not looked at.
@@ -53,25 +55,31 @@ def shortcuts(store: Store, seed: int) -> list[Shortcut]:
     Raises:
         RadtransferError: train or validation lacks a class.
     """
-    train, validation, test = (store.rows(split) for split in ("train", "validation", "test"))
-    column = store.manifest["label"]
-    labels, validation_labels = (column.iloc[rows].to_numpy(dtype=np.int64) for rows in (train, validation))
-    for name, found in (("train", labels), ("validation", validation_labels)):
+    rows = {split: store.rows(split) for split in ("train", "validation", "test")}
+    labels = {split: store.manifest["label"].iloc[rows[split]].to_numpy(np.int64) for split in ("train", "validation")}
+    for split, found in labels.items():
         if len(np.unique(found)) < 2:
             raise RadtransferError(
-                f"{store.artifact.path}: split {name!r} ({len(found)} images) lacks a class; make the store with more "
+                f"{store.artifact.path}: split {split!r} ({len(found)} images) lacks a class; make the store with more "
                 "images or other fractions"
             )
-    majority = Shortcut("majority_class", "majority", np.full(len(test), labels.mean()), 0.5)
+    groups = store.manifest["group_id"].iloc[rows["train"]].to_numpy()
 
-    groups = store.manifest["group_id"].iloc[train].to_numpy()
-    model = _fit(histograms(store.images, train), labels, groups, seed)
-    raw = raw_score(model, histograms(store.images, validation))
-    fitted = fit_calibration(raw, validation_labels)
-    threshold = youden_threshold(calibrate(raw, fitted.slope, fitted.intercept), validation_labels)
-    raw = raw_score(model, histograms(store.images, test))
-    scores = calibrate(raw, fitted.slope, fitted.intercept)
-    return [majority, Shortcut("grey_level_histogram", "logistic_regression", scores, threshold)]
+    def learnt(name: str, features: Floats) -> Shortcut:
+        """Fitted on the training images; calibration and threshold from the validation images."""
+        model = _fit(features[rows["train"]], labels["train"], groups, seed)
+        raw = raw_score(model, features[rows["validation"]])
+        fitted = fit_calibration(raw, labels["validation"])
+        threshold = youden_threshold(calibrate(raw, fitted.slope, fitted.intercept), labels["validation"])
+        scores = calibrate(raw_score(model, features[rows["test"]]), fitted.slope, fitted.intercept)
+        return Shortcut(name, "logistic_regression", scores, threshold)
+
+    share = float(labels["train"].mean())
+    return [
+        Shortcut("majority_class", "majority", np.full(len(rows["test"]), share), 0.5),
+        learnt("grey_level_histogram", histograms(store.images, np.arange(len(store.images)))),
+        learnt("image_metadata", metadata(store.manifest)),
+    ]
 
 
 def histograms(images: NDArray[np.uint8], rows: NDArray[np.intp]) -> Floats:
@@ -82,6 +90,23 @@ def histograms(images: NDArray[np.uint8], rows: NDArray[np.intp]) -> Floats:
     width = 256 // LEVELS
     counts = [np.bincount(np.asarray(images[row]).ravel() // width, minlength=LEVELS) for row in rows]
     return np.asarray(counts, dtype=np.float64).reshape(-1, LEVELS) / np.prod(images.shape[1:])
+
+
+def metadata(manifest: pd.DataFrame) -> Floats:
+    """What is known of the images without looking at them [N, D].
+
+    Logarithms of width and height, the kind of file, and what had to be repaired or cropped away (``flags``), a column
+    each.
+
+    Args:
+        manifest: of a store, [N] rows.
+    """
+    sides = np.log(manifest[["width", "height"]].to_numpy(np.float64))
+    kind = manifest["source_file"].map(lambda name: Path(name).suffix.lower())
+    flags = manifest["flags"].map(set)
+    columns = [kind == one for one in sorted(set(kind))]
+    columns += [flags.map(lambda has, flag=flag: flag in has) for flag in sorted(set().union(*flags))]
+    return np.column_stack([sides, *(column.to_numpy(np.float64) for column in columns)])
 
 
 def _fit(features: Floats, labels: NDArray[np.int64], groups: NDArray[np.object_], seed: int) -> BaseEstimator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from math import ceil
@@ -16,12 +17,20 @@ from radtransfer.evaluation.compare import ALPHA, Comparison, at_floor, compare,
 from radtransfer.evaluation.intervals import Measured
 from radtransfer.evaluation.metrics import Metric
 
-HISTOGRAM = "shortcut/grey_level_histogram"
+HISTOGRAM, METADATA = "shortcut/grey_level_histogram", "shortcut/image_metadata"
+LEARNT = {
+    HISTOGRAM: ("a grey-level histogram", "exposure, windowing or framing tell much of the label"),
+    METADATA: (
+        "the size and kind of the image files",
+        "the device or archive that an image is from tells much of the label",
+    ),
+}
+"""Shortcuts that a result must clear: what they know, and what it would mean if that were enough."""
 FEW = 30  # leakage groups with a class in the test split, below which a bootstrap interval is a rough guide only
 TOO_FEW = 15
 """Below that there are no p-values. Five to thirty clusters are few for tests that resample them, the fewer the worse
 (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008); where to draw the line is a choice."""
-STRONG_SHORTCUT = 0.75  # AUROC of the histogram from which it is named as a shortcut in its own right
+STRONG_SHORTCUT = 0.75  # AUROC from which a shortcut is named in its own right
 SYNTHETIC = "The images are synthetic: the figures show that the pipeline works, nothing about real patients."
 NO_PATIENTS = (
     "The data have no patient ids: groups are exact and near duplicates, so other images of a test patient may "
@@ -38,7 +47,7 @@ def within(selected: str, choices: dict[str, dict[str, str]], measured: dict[str
     """Paired comparisons of what one run, or one cross-fitting, chose; p-values not yet corrected.
 
     Families: ``tl_source`` (fused choices of the TL sources, pairwise; AUROC, accuracy, kappa), ``fusion`` (fused less
-    single choice of each TL source; AUROC), ``shortcut`` (selected less grey-level histogram; AUROC).
+    single choice of each TL source; AUROC), ``shortcut`` (selected less each of :data:`LEARNT`; AUROC).
 
     Args:
         selected: id of the selected row.
@@ -55,8 +64,7 @@ def within(selected: str, choices: dict[str, dict[str, str]], measured: dict[str
     found += [
         compare(choices[name]["fused"], choices[name]["single"], "auroc", measured, "fusion") for name in best_first
     ]
-    found.append(compare(selected, HISTOGRAM, "auroc", measured, "shortcut"))
-    return found
+    return found + [compare(selected, shortcut, "auroc", measured, "shortcut") for shortcut in LEARNT]
 
 
 def answer(
@@ -130,28 +138,26 @@ def few(labels: NDArray[np.bool_], groups: ArrayLike) -> list[str]:
     ]
 
 
-def warnings(comparisons: list[Comparison], histogram: float | None, bootstrap: int) -> list[str]:
+def warnings(comparisons: list[Comparison], shortcuts: Mapping[str, float | None], bootstrap: int) -> list[str]:
     """What the comparisons of one run say against its figures.
 
     Args:
         comparisons: those of :func:`within`, corrected.
-        histogram: AUROC of the grey-level histogram.
+        shortcuts: AUROC of each of :data:`LEARNT`.
         bootstrap: replicates behind the p-values.
     """
     found = unreachable(comparisons, bootstrap)
-    against = next(one for one in comparisons if one.family == "shortcut")
-    if against.low is None or against.low <= 0:
-        name = f" ({against.a})" if "/" in against.a else ""  # of a cross-fitting each fold selected its own
-        found.append(
-            f"The selected model{name} does not clear the shortcut: its AUROC less that of a grey-level "
-            f"histogram is {_signed(against.difference)} (95 % interval {_signed(against.low)} to "
-            f"{_signed(against.high)})."
-        )
-    if histogram is not None and histogram >= STRONG_SHORTCUT:
-        found.append(
-            f"A grey-level histogram alone reaches AUROC {histogram:.3f}: exposure, windowing or framing "
-            "tell much of the label."
-        )
+    for one in comparisons:
+        if one.family == "shortcut" and (one.low is None or one.low <= 0):
+            name = f" ({one.a})" if "/" in one.a else ""  # of a cross-fitting each fold selected its own
+            found.append(
+                f"The selected model{name} does not clear the shortcut: its AUROC less that of {LEARNT[one.b][0]} is "
+                f"{_signed(one.difference)} (95 % interval {_signed(one.low)} to {_signed(one.high)})."
+            )
+    for shortcut, auroc in shortcuts.items():
+        if auroc is not None and auroc >= STRONG_SHORTCUT:
+            known, meaning = LEARNT[shortcut]
+            found.append(f"AUROC {auroc:.3f} is reached by {known} alone: {meaning}.")
     for one in comparisons:
         if one.family == "tl_source" and one.significant and cast(float, one.difference) < 0:
             a, b = one.a.split("/")[0], one.b.split("/")[0]

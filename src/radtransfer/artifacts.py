@@ -28,13 +28,16 @@ from radtransfer.errors import RadtransferError
 from radtransfer.provenance import code_version
 
 SCHEMA = 1
-Kind = Literal["image-store", "model", "features", "fused", "classifiers", "evaluation", "explanations", "bundle"]
+Kind = Literal[
+    "image-store", "model", "features", "fused", "classifiers", "stress", "evaluation", "explanations", "bundle"
+]
 DESCRIPTION: dict[Kind, str] = {
     "image-store": "dataset.json",
     "model": "model.json",
     "features": "features.json",
     "fused": "fused.json",
     "classifiers": "classifiers.json",
+    "stress": "stress.json",
     "evaluation": "evaluation.json",
     "explanations": "explanations.json",
     "bundle": "bundle.json",

@@ -132,9 +132,9 @@ def mini_run(tmp_path_factory: pytest.TempPathFactory) -> MiniRun:
                 candidate = {"id": f"{name}/logistic_regression", "features": name, "classifier": "logistic_regression"}
                 candidates.append(candidate | {"calibration": CALIBRATION, "threshold": THRESHOLD, "file": file})
             content.update(tl_source=source, seed=3, store_digest=artifacts.read(store, "image-store").digest)
-            content.update(blocks=blocks, candidates=candidates)
-        rows = {name: f"{source}/{one['id']}/seed3" for name, one in zip(("fused", "single"), candidates, strict=True)}
-        choices[source] = rows | {"overall": rows[OVERALL[source]]}
+            choice = {name: one["id"] for name, one in zip(("fused", "single"), candidates, strict=True)}
+            content.update(blocks=blocks, candidates=candidates, choice=choice | {"overall": choice[OVERALL[source]]})
+            choices[source] = {name: f"{source}/{one}/seed3" for name, one in content["choice"].items()}
 
     selected = choices["imagenet"]["overall"]
     with artifacts.writing(root / "evaluation", "evaluation", step="evaluate", settings={}) as (folder, content):

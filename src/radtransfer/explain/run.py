@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from radtransfer import artifacts
-from radtransfer.artifacts import Artifact
-from radtransfer.config import TL_SOURCES
-from radtransfer.errors import RadtransferError
 from radtransfer.explain import cases, draw, gradcam, superpixels
 from radtransfer.fusion import predictor
+from radtransfer.fusion.sources import sources
 from radtransfer.preprocess.decode import decode
 from radtransfer.preprocess.letterbox import Letterbox, letterbox
 from radtransfer.preprocess.pixels import Window
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
-from radtransfer.training.network import load_network
 from radtransfer.training.runtime import settle
 
-Key = TypeVar("Key")
 METHODS = {"gradcam": gradcam.DESCRIPTION, "lime": superpixels.DESCRIPTION}
 COLOURS = (
     "Grad-CAM: matplotlib's 'plasma', from blue (weak, nearly transparent) to yellow (strong). LIME: orange speaks for "
@@ -78,11 +74,10 @@ def explain(
     store = Store.open(target_store)
     judged = artifacts.read(evaluation, "evaluation")
     choices: dict[str, dict[str, str]] = judged.content["choices"]
-    sources: list[str] = [tl_source for tl_source in TL_SOURCES if tl_source in choices]
-    fitted, trained = _belonging(store.artifact, sources, classifiers, models)
+    given = sources(store.artifact, classifiers, models, choices)
     scores = pd.read_parquet(evaluation / "test_scores.parquet").set_index("image_id")
     selected: str = judged.content["selected"]
-    explained = {tl_source: choices[tl_source]["overall"] for tl_source in sources}
+    explained = {tl_source: choices[tl_source]["overall"] for tl_source in given}
     curves = artifacts.read_json(evaluation / "curves.json")
     thresholds = {row_id: float(curves[row_id]["threshold"]) for row_id in (selected, *explained.values())}
     chosen = cases.choose(
@@ -95,8 +90,8 @@ def explain(
     shown = _look_up(store, chosen)
 
     inputs = {"target_store": store.artifact, "evaluation": judged}
-    inputs |= {f"classifiers/{tl_source}": artifact for tl_source, artifact in fitted.items()}
-    inputs |= {"models/" + "/".join(key): artifact for key, artifact in trained.items()}
+    for source in given.values():
+        inputs |= source.inputs
     settings = {"images_per_outcome": images_per_outcome, "lime_samples": lime_samples, "seed": seed}
     settings |= {"threads": threads}
     with artifacts.writing(out, "explanations", step="explain", settings=settings, inputs=inputs) as (staging, content):
@@ -104,7 +99,7 @@ def explain(
         gallery = [_entry(case, staging) for case in shown]
         measured: list[dict[str, Any]] = []
         for tl_source, row_id in explained.items() if shown else ():
-            predict = _candidate(fitted[tl_source], trained, row_id)
+            predict = predictor.of_source(given[tl_source], row_id)
             for case, entry, values in zip(
                 shown, gallery, _explained(shown, predict, tl_source, lime_samples, seed, staging), strict=True
             ):
@@ -239,52 +234,6 @@ def _explained(
             value |= {"score": float(score), "fidelity": lime.fidelity if method == "lime" else float("nan")}
             values.append(value | _agreement(maps[method], case) | {"file": file})
         yield values
-
-
-def _candidate(fitted: Artifact, trained: Mapping[tuple[str, str], Artifact], row_id: str) -> predictor.Predictor:
-    content = fitted.content
-    tl_source, seed = content["tl_source"], content["seed"]
-    by_row = {f"{tl_source}/{candidate['id']}/seed{seed}": candidate for candidate in content["candidates"]}
-    if row_id not in by_row:
-        raise RadtransferError(f"{fitted.path}: the evaluation names {row_id!r}, which is not among its candidates")
-    networks = {
-        block["backbone"]: load_network(trained[tl_source, block["backbone"]].path) for block in content["blocks"]
-    }
-    return predictor.of_candidate(by_row[row_id], content["blocks"], networks, fitted.path)
-
-
-def _belonging(
-    store: Artifact, sources: list[str], classifiers: list[Path], models: list[Path]
-) -> tuple[dict[str, Artifact], dict[tuple[str, str], Artifact]]:
-    """The classifiers of each TL source and the models behind them, which all say of themselves what they are."""
-    opened = [artifacts.read(path, "classifiers") for path in classifiers]
-    fitted = _unique((artifact.content["tl_source"], artifact) for artifact in opened)
-    found = [artifacts.read(path, "model") for path in models]
-    trained = _unique(((model.content["tl_source"], model.content["backbone"]), model) for model in found)
-    wanted: dict[tuple[str, str], Artifact] = {}
-    for tl_source in sources:
-        if tl_source not in fitted:
-            raise RadtransferError(f"explain: classifiers of TL source {tl_source!r} are missing; hand them over")
-        artifact = fitted[tl_source]
-        if artifact.content["store_digest"] != store.digest:
-            raise RadtransferError(f"{artifact.path}: fitted on another image store than {store.path}")
-        for block in artifact.content["blocks"]:
-            key = (tl_source, block["backbone"])
-            if key not in trained:
-                raise RadtransferError(f"explain: the model of {' '.join(reversed(key))} is missing; hand it over")
-            if trained[key].digest != block["model_digest"]:
-                raise RadtransferError(f"{trained[key].path}: not the model that {artifact.path} was fitted on")
-            wanted[key] = trained[key]
-    return {tl_source: fitted[tl_source] for tl_source in sources}, wanted
-
-
-def _unique(pairs: Iterable[tuple[Key, Artifact]]) -> dict[Key, Artifact]:
-    keyed: dict[Key, Artifact] = {}
-    for key, artifact in pairs:
-        if key in keyed:
-            raise RadtransferError(f"explain: {keyed[key].path} and {artifact.path} are both of {key}; hand over one")
-        keyed[key] = artifact
-    return keyed
 
 
 def _agreement(heat: NDArray[np.float32], case: _Shown) -> dict[str, float]:

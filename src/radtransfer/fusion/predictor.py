@@ -17,7 +17,8 @@ from radtransfer.config import MAX_SIDE
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import FUSED, HEAD
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
-from radtransfer.training.inference import infer
+from radtransfer.fusion.sources import Source
+from radtransfer.training.inference import Passed, infer
 from radtransfer.training.network import Network, check_backbones, load_network
 
 
@@ -41,7 +42,10 @@ class Predictor:
 
     def __call__(self, images: NDArray[np.uint8], what: str = "predict") -> NDArray[np.float64]:
         """Calibrated probability of the positive class, float64 [N], for uint8 [N, S, S]."""
-        passed = [infer(network, images, what=f"{what} {network.backbone}") for network in self.networks]
+        return self.of_passed([infer(network, images, what=f"{what} {network.backbone}") for network in self.networks])
+
+    def of_passed(self, passed: Sequence[Passed]) -> NDArray[np.float64]:
+        """The same of what each of :attr:`networks` gave for the images, features [N, D] and logits [N]."""
         if self.estimator is None:
             raw = np.mean([logits.astype(np.float64) for _, logits in passed], axis=0)
         else:
@@ -66,6 +70,16 @@ def of_candidate(
     estimator = None if candidate["classifier"] == HEAD else load_classifier(folder / str(candidate["file"]))
     calibration = candidate["calibration"]
     return _build(candidate["features"], blocks, networks, estimator, calibration, candidate["threshold"])
+
+
+def of_source(source: Source, row_id: str) -> Predictor:
+    """The predictor of the candidate of a TL source that is behind a row of ``metrics.json``.
+
+    Raises:
+        RadtransferError: there is none, or it cannot be read.
+    """
+    networks = {backbone: load_network(model.path) for backbone, model in source.models.items()}
+    return of_candidate(source.candidate(row_id), source.blocks, networks, source.classifiers.path)
 
 
 def of_bundle(bundle: Path) -> Predictor:

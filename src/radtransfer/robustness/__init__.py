@@ -1,0 +1,1 @@
+"""What becomes of the scores when the test images are changed."""

@@ -5,7 +5,7 @@
 **Nothing there**: the target's labels are dealt anew among its patients, so that no test image can be told better than
 by chance. Each run draws its own phantoms, permutation, splits and trainings. The mean test AUROC of the selected
 models must lie within 4 standard errors of 0.5, and at most 4 of 20 runs may show a difference between TL sources
-(a Holm-adjusted p-value below .05 in the family ``tl_source``); a correct tool fails the first in 1 of some 3,000 (with
+(a Holm-adjusted p-value below .05 in the family ``tl_source``); a correct tool fails the first in 1 of some 1,300 (with
 20 runs; Student's t), and the second, were every family wrong in 5 % of runs, in 1 of some 390.
 
 **Something there**: the source's fractures are plain and many and the target's are hard to see and few, so that

@@ -21,8 +21,10 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
+from radtransfer.evaluation import report as report_module
 from radtransfer.evaluation import report_text
 from radtransfer.evaluation.charts import Axis, number
+from radtransfer.evaluation.literature import Published, published
 from radtransfer.evaluation.report import report
 from radtransfer.evaluation.report_figures import histories
 from radtransfer.evaluation.schema import MetricsFile
@@ -529,6 +531,25 @@ def test_uneven_budgets_are_told(made: Made, tmp_path: Path) -> None:
     page, _ = Made(made.arguments | {"models": models}, made.metrics, made.evaluation).report(tmp_path)
     assert "The steps on the target differ between sources" in page
     assert "Steps on the target are the same" not in page
+
+
+def test_a_published_result_of_the_target_stands_beside(
+    made: Made, written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "published result" not in written[1]
+    asked = []
+
+    def humerus(*target: str) -> Published | None:
+        asked.append(target)
+        return published("mura", "humerus")
+
+    monkeypatch.setattr(report_module, "published", humerus)
+    html, _ = made.report(tmp_path)
+    assert asked == [("fracatlas", "hand")]
+    section = html.split("Beside the published result")[1].split("Every comparison")[0]
+    for figure in ("288 images", ".878", "(.84\u2013.91)", ".757", "(.68\u2013.83)"):
+        assert figure in section
+    assert "232 images" in section and "Alammar" in section
 
 
 def test_a_refit_is_told(made: Made, tmp_path: Path) -> None:

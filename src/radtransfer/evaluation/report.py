@@ -15,6 +15,7 @@ from radtransfer.evaluation import charts
 from radtransfer.evaluation import report_figures as figures
 from radtransfer.evaluation import report_text as text
 from radtransfer.evaluation.charts import Axis, number
+from radtransfer.evaluation.literature import published
 from radtransfer.evaluation.report_run import Run, open_run
 from radtransfer.pages import plain
 
@@ -92,6 +93,7 @@ def render(run: Run) -> str:
         roc=figures.roc(run),
         reliability=figures.reliability(run),
         gallery=figures.gallery(run),
+        published=published(run.target.content["layout"], run.target.content["part"]),
         histories={
             "fine-tuning": figures.histories(run.models, "fine-tuning"),
             "pre-training": figures.histories(run.pretrained, "pre-training"),

@@ -13,6 +13,7 @@ def evaluate(
     classifiers_imagenet: Input[Artifact],
     classifiers_in_domain: Input[Artifact],
     bootstrap: int,
+    prevalence: float,
     seed: int,
     code_version: str,
     evaluation: Output[Artifact],
@@ -33,6 +34,7 @@ def evaluate(
             target_store=Path(target_store.path),
             classifiers=classifiers,
             bootstrap=bootstrap,
+            prevalence=prevalence,
             seed=seed,
             out=Path(evaluation.path),
         )

@@ -163,7 +163,7 @@ def show_metrics(evaluation: Path, scalars: Any, curves: Any) -> None:
     """
     metrics = read_json(evaluation / "metrics.json")
     row = next(row for row in metrics["results"] if row["selected"])
-    for name in ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece"):
+    for name in ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece", "auprc", "brier"):
         value = row[name]["value"]
         if value is not None and math.isfinite(value):
             scalars.log_metric(name, value)

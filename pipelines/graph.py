@@ -150,7 +150,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
     def collected() -> dict[str, Any]:
         return {name: dsl.Collected(model) for name, model in models.items()}  # KFP changes it: one for each consumer
 
-    measured = evaluate.evaluate(target_store=target_store, **classifiers, **take("bootstrap", "seed"))
+    measured = evaluate.evaluate(target_store=target_store, **classifiers, **take("bootstrap", "prevalence", "seed"))
     evaluation = placed(measured, "evaluate").outputs["evaluation"]
     shared = {"target_store": target_store, "evaluation": evaluation}
     explained = explain.explain(

@@ -199,6 +199,12 @@ class RunConfig(BaseModel):
 
     cv_folds: int = Field(default=5, ge=2, le=20, description="folds of the grouped cross-validation of classifiers")
     bootstrap: int = Field(default=2000, ge=100, description="bootstrap replicates behind every interval")
+    prevalence: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of positives where the model would be used, for PPV and NPV; 0: that of the test images",
+    )
     explain_images: int = Field(default=2, ge=0, description="test images explained per outcome (TP, FP, FN, TN)")
     lime_samples: int = Field(default=200, ge=10, description="perturbed images per LIME explanation")
 

@@ -135,7 +135,9 @@ def test_components_hand_on_what_they_were_given(
     evaluation, scalars = make(dsl.Artifact, "evaluation"), make(dsl.Metrics, "scalars")
     curves = make(dsl.ClassificationMetrics, "curves")
     shown = {"evaluation": evaluation, "scalars": scalars, "curves": curves}
-    component("evaluate")(target_store=target, bootstrap=100, seed=3, code_version="", **classifiers, **shown)
+    component("evaluate")(
+        target_store=target, bootstrap=100, prevalence=0.0, seed=3, code_version="", **classifiers, **shown
+    )
     assert scalars.metadata["auroc"] == 0.8
     explanations, bundle = make(dsl.Artifact, "explanations"), make(dsl.Model, "bundle")
     shared = {"target_store": target, "evaluation": evaluation, "code_version": ""} | models

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit
 from scipy.stats import binom
 
-from radtransfer.evaluation.compare import Comparison, compare, holm
-from radtransfer.evaluation.intervals import Measured, measure, resample
-from radtransfer.evaluation.metrics import METRICS, Metric
+from radtransfer.evaluation.compare import Comparison, compare, detectable, holm
+from radtransfer.evaluation.intervals import Measured, Resamples, measure, resample
+from radtransfer.evaluation.metrics import RESAMPLED, Metric
 
 SIMULATIONS = 200
 REPLICATES = 300
@@ -26,8 +28,8 @@ def _two_classifiers(rng: np.random.Generator, shift_a: float, shift_b: float) -
 
 
 def _measured(groups: np.ndarray, labels: np.ndarray, seed: int, **scores: np.ndarray) -> dict[str, Measured]:
-    weights = resample(groups, labels, REPLICATES, seed)
-    return {name: measure(labels, one, 0.5, weights) for name, one in scores.items()}
+    resamples = resample(groups, labels, REPLICATES, seed)
+    return {name: measure(labels, one, 0.5, resamples) for name, one in scores.items()}
 
 
 def _rejections(shift_a: float, shift_b: float, metric: Metric) -> int:
@@ -66,7 +68,7 @@ def test_pairing_is_used() -> None:
 def test_a_classifier_does_not_differ_from_itself() -> None:
     groups, labels, a, _ = _two_classifiers(np.random.default_rng(1), 1.4, 1.4)
     measured = _measured(groups, labels, 0, a=a, b=a.copy())
-    for metric in METRICS:
+    for metric in RESAMPLED:
         result = compare("a", "b", metric, measured, "family")
         assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1), metric
 
@@ -83,10 +85,10 @@ def test_swapping_turns_the_sign_only() -> None:
 def test_p_value_by_hand() -> None:
     """Differences -1 (once), 0 (twice), 1 (36 times) of 39: 2 (1 + 3) / 40 = 0.2."""
     labels = np.array([True, False] * 20)
-    template = measure(labels, np.linspace(0, 1, 40), 0.5, np.ones((39, 40)))
+    template = measure(labels, np.linspace(0, 1, 40), 0.5, Resamples(np.ones((39, 40)), np.arange(40)))
     point = template.intervals | {"auroc": template.intervals["auroc"]._replace(value=0.5)}
-    a = Measured(point, {"auroc": np.array([-1.0] + [0.0] * 2 + [1.0] * 36)})
-    b = Measured(point, {"auroc": np.zeros(39)})
+    a = Measured(point, {"auroc": np.array([-1.0] + [0.0] * 2 + [1.0] * 36)}, template.source)
+    b = Measured(point, {"auroc": np.zeros(39)}, template.source)
     assert compare("a", "b", "auroc", {"a": a, "b": b}, "f").p_value == pytest.approx(0.2)
 
 
@@ -115,3 +117,34 @@ def test_significance_is_judged_after_the_correction() -> None:
     alone, *_ = holm([_comparison(0.03, "x")])
     among, *_ = holm([_comparison(0.03, "x"), _comparison(0.5, "x")])
     assert alone.significant and not among.significant
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_another_test_stands_beside(grouped: bool) -> None:
+    """DeLong and McNemar by their names, as they stand for single images only; they agree with the one that counts."""
+    groups, labels, a, b = _two_classifiers(np.random.default_rng(3), 2, 1.0)
+    units = groups if grouped else np.arange(len(labels)).astype(str)
+    measured = _measured(units, labels, 0, a=a, b=b)
+    found = {metric: compare("a", "b", metric, measured, "f") for metric in ("auroc", "accuracy", "kappa")}
+    names = {metric: one.beside.test if one.beside else None for metric, one in found.items()}
+    expected = ["clustered DeLong (Obuchowski 1997)", "clustered McNemar (Obuchowski 1998)"]
+    assert list(names.values()) == [*(expected if grouped else ["DeLong", "exact McNemar"]), None]
+    for metric in ("auroc", "accuracy"):
+        one = found[metric]
+        assert one.beside is not None and one.p_value is not None
+        assert (one.beside.p_value < 0.05) == (one.p_value < 0.05), metric
+
+
+def test_the_smallest_detectable_difference_by_hand() -> None:
+    """(1.960 + 0.842) SE alone; among five (2.576 + 0.842) SE: alpha .01 two-sided."""
+    assert detectable(0.02, 1) == pytest.approx((1.959964 + 0.841621) * 0.02, abs=1e-7)
+    assert detectable(0.02, 5) == pytest.approx((2.575829 + 0.841621) * 0.02, abs=1e-7)
+    five = [replace(_comparison(0.5, "x"), smallest_detectable=detectable(0.02, 1)) for _ in range(5)]
+    assert holm(five)[0].smallest_detectable == pytest.approx(detectable(0.02, 5))
+
+
+def test_power_at_the_smallest_detectable_difference_is_that_of_statsmodels() -> None:
+    """With unit variance and n images the standard error is n ** -0.5."""
+    from statsmodels.stats.power import normal_power
+
+    assert normal_power(detectable(50**-0.5, 1), 50, 0.05) == pytest.approx(0.8, abs=1e-3)

@@ -230,14 +230,20 @@ def test_metrics_json_is_what_the_contract_says(made: Made) -> None:
     assert "Toy" in made.metrics["target"] and "hand" in made.metrics["target"]
     described = ["id", "tl_source", "features", "classifier", "seed", "label_fraction", "subgroup", "corruption"]
     for row in made.metrics["results"]:
-        assert list(row) == [*described, "level", "selected", "n", *METRICS]
+        assert list(row) == [*described, "level", "pooling", "selected", "n", *METRICS]
         assert (row["seed"], row["label_fraction"], row["subgroup"], row["corruption"]) == (3, 1.0, "all", "none")
         for name in METRICS:
             assert list(row[name]) == ["value", "low", "high"]
-            assert row[name]["low"] <= row[name]["high"]
+            if row[name]["low"] is not None:
+                assert row[name]["low"] <= row[name]["value"] <= row[name]["high"]
+        if row["tl_source"] != "shortcut" and row["level"] == "image":
+            assert None not in [row[name][end] for name in METRICS for end in row[name]]
     for one in made.metrics["comparisons"]:
         numbers = ["difference", "low", "high", "p_value", "adjusted_p"]
-        assert list(one) == ["a", "b", "metric", *numbers, "family", "test"]
+        assert list(one) == ["a", "b", "metric", *numbers, "family", "test", "smallest_detectable", "beside"]
+        assert 0 < one["smallest_detectable"] < 1
+        beside = {"auroc": "clustered DeLong (Obuchowski 1997)", "accuracy": "clustered McNemar (Obuchowski 1998)"}
+        assert (one["beside"] or {}).get("test") == beside.get(one["metric"])
         assert one["low"] <= one["difference"] <= one["high"] and one["p_value"] <= one["adjusted_p"]
     assert MetricsFile.model_validate(made.metrics).model_dump(mode="json") == made.metrics
 
@@ -245,9 +251,11 @@ def test_metrics_json_is_what_the_contract_says(made: Made) -> None:
 def test_every_candidate_and_shortcut_is_a_row_on_both_levels(made: Made) -> None:
     images = [f"{name}/{f}/{c}/seed3" for name in ("scratch", "imagenet", "in_domain") for f, c in CANDIDATES]
     images += ["shortcut/majority_class", "shortcut/grey_level_histogram", "shortcut/image_metadata"]
-    assert list(made.rows) == [*images, *(f"{one}/study" for one in images)]
+    assert list(made.rows) == [*images, *(f"{one}/{level}" for level in ("study", "study-max") for one in images)]
     assert {made.rows[one]["level"] for one in images} == {"image"}
-    assert {made.rows[f"{one}/study"]["level"] for one in images} == {"study"}
+    for level, pooling in (("study", "mean"), ("study-max", "max")):
+        rows = [made.rows[f"{one}/{level}"] for one in images]
+        assert {(row["level"], row["pooling"]) for row in rows} == {("study", pooling)}
     assert made.rows[images[0]]["n"] == made.metrics["test"]["images"] == 192
     assert made.rows[f"{images[0]}/study"]["n"] == made.metrics["test"]["groups"] == 64
     shortcut = made.rows["shortcut/grey_level_histogram"]
@@ -269,11 +277,14 @@ def test_values_can_be_recomputed_from_the_scores(made: Made) -> None:
         assert made.rows[name]["auroc"]["value"] == pytest.approx(roc_auc_score(table["label"], table[name]))
         study = made.rows[f"{name}/study"]["auroc"]["value"]
         assert study == pytest.approx(roc_auc_score(studies["label"], studies[name]))
+        highest = made.rows[f"{name}/study-max"]["auroc"]["value"]
+        assert highest == pytest.approx(roc_auc_score(studies["label"], table.groupby("group_id")[name].max()))
         called, confusion = table[name] >= made.curves[name]["threshold"], made.curves[name]["confusion"]
         assert confusion["tp"] == (called & (table["label"] == 1)).sum()
         assert confusion["fp"] == (called & (table["label"] == 0)).sum()
         assert sum(confusion.values()) == len(table)
         assert made.rows[name]["accuracy"]["value"] == pytest.approx((called == table["label"]).mean())
+        assert made.rows[name]["brier"]["value"] == pytest.approx(((table[name] - table["label"]) ** 2).mean())
 
 
 def test_scores_are_matched_by_image_not_by_position(tmp_path: Path, store: Path) -> None:
@@ -494,6 +505,63 @@ def test_inputs_that_do_not_belong_together_are_errors(
     with pytest.raises(RadtransferError, match=said):
         evaluate(target_store=store, classifiers=[good, bad], bootstrap=100, seed=0, out=tmp_path / "out")
     assert not [one for one in tmp_path.iterdir() if "out" in one.name]
+
+
+def test_predictive_values_are_those_of_the_stated_prevalence(tmp_path: Path, store: Path) -> None:
+    classifiers = [make_classifiers(tmp_path / name, store, name, skill=skill) for name, skill in SKILLS.items()]
+    rows = []
+    for prevalence in (0.0, 0.01):
+        out = tmp_path / f"evaluation-{prevalence}"
+        evaluate(target_store=store, classifiers=classifiers, bootstrap=100, seed=0, out=out, prevalence=prevalence)
+        assert artifacts.read(out, "evaluation").made["settings"]["prevalence"] == prevalence
+        rows.append(Made(out).rows["in_domain/fused/svm_rbf/seed3"])
+    own, rare = rows
+    hit, cleared = rare["sensitivity"]["value"], rare["specificity"]["value"]
+    assert rare["ppv"]["value"] == pytest.approx(0.01 * hit / (0.01 * hit + 0.99 * (1 - cleared)))
+    assert rare["ppv"]["value"] < 0.1 < own["ppv"]["value"] and rare["npv"]["value"] > own["npv"]["value"]
+
+
+def _set(value: Callable[[pd.DataFrame, pd.Series], Any]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Give the test images of every candidate other scores."""
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        test = table["split"] == "test"
+        names = [f"{features}/{classifier}" for features, classifier in CANDIDATES]
+        return table.assign(**{name: table[name].where(~test, value(table, test)) for name in names})
+
+    return change
+
+
+@pytest.mark.parametrize("degenerate", ["equal scores", "perfect separation", "all studies positive"])
+def test_degenerate_scores_leave_no_nan(tmp_path: Path, degenerate: str) -> None:
+    """All-equal scores, perfect separation, and studies of one class go through, with null where nothing is defined."""
+    keywords: dict[str, Any] = {}
+    if degenerate == "all studies positive":  # each holds both classes
+        keywords = {"studies": True, "test_labels": lambda labels: (np.arange(len(labels)) % 3 == 0).astype(np.int8)}
+    store = make_store(tmp_path / "store", **keywords)
+    labels = pd.read_parquet(store / "manifest.parquet")["label"]
+    changes: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+        "equal scores": _set(lambda table, test: 0.5),
+        "perfect separation": _set(lambda table, test: 0.1 + 0.8 * labels),
+    }
+    made = make(tmp_path, store, **({"scores": changes[degenerate]} if degenerate in changes else {}))
+    for name in ("metrics.json", "curves.json"):
+        json.loads((made.path / name).read_text(), parse_constant=lambda found: pytest.fail(f"holds {found}"))
+    selected = made.rows[made.content["selected"]]
+    main = made.metrics["comparisons"][0]
+    assert "nan" not in (made.content["answer"]["text"] + str(made.content["warnings"])).lower()
+    if degenerate == "equal scores":
+        assert selected["auroc"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+        assert selected["calibration_slope"]["value"] is None
+        assert (main["difference"], main["p_value"], made.content["answer"]["winner"]) == (0, 1, None)
+    elif degenerate == "perfect separation":
+        assert selected["auroc"]["value"] == selected["auroc"]["high"] == 1 and 0.9 < selected["auroc"]["low"] < 1
+        assert selected["calibration_slope"]["value"] is None and main["difference"] == 0
+    else:
+        study = made.rows[f"{selected['id']}/study"]
+        undefined = {name for name in METRICS if study[name]["value"] is None}
+        assert undefined == {"auroc", "specificity", "calibration_slope"}
+        assert made.curves[study["id"]]["roc"] is None
 
 
 def test_classifiers_of_another_store_are_an_error(tmp_path: Path, store: Path) -> None:

@@ -30,7 +30,8 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # groups, labels, scores
 )
 def test_groups_come_whole_and_with_both_classes(groups: list[str], seed: int, data: st.DataObject) -> None:
     labels = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
-    weights = resample(groups, labels, 50, seed)
+    weights, group = resample(groups, labels, 50, seed)
+    assert [sorted(set(groups))[one] for one in group] == groups
     assert weights.shape == (50, len(groups))
     per_group = {}
     for name in set(groups):
@@ -40,12 +41,12 @@ def test_groups_come_whole_and_with_both_classes(groups: list[str], seed: int, d
     assert (sum(per_group.values()) == len(per_group)).all()
     if labels.any() and not labels.all():
         assert ((weights @ labels > 0) & (weights @ ~labels > 0)).all()
-    assert (weights == resample(groups, labels, 50, seed)).all()
+    assert (weights == resample(groups, labels, 50, seed).weights).all()
 
 
 def test_draws_are_those_of_a_multinomial() -> None:
     """Mean 1 and variance 1 - 1/G; 20,000 replicates, seed 0: 5 standard errors, so odds below 1e-5."""
-    weights = resample([str(one) for one in range(10)], np.arange(10) % 2, 20_000, 0)
+    weights = resample([str(one) for one in range(10)], np.arange(10) % 2, 20_000, 0).weights
     # drawing again where a class is missing (odds 2 / 2**10) leaves this well inside the bound
     assert weights.mean(axis=0) == pytest.approx(np.ones(10), abs=5 * np.sqrt(0.9 / 20_000))
     assert weights.var(axis=0) == pytest.approx(np.full(10, 0.9), abs=0.06)
@@ -59,24 +60,58 @@ def test_too_few_groups_are_an_error(groups: list[str]) -> None:
 
 def test_undefined_is_none_never_nan() -> None:
     labels, scores = np.zeros(20, dtype=bool), np.linspace(0, 1, 20)
-    weights = resample([str(one) for one in range(20)], labels, 100, 0)
-    intervals = measure(labels, scores, 0.5, weights).intervals
-    assert intervals["auroc"] == intervals["sensitivity"] == intervals["f1"] == Interval(None, None, None)
+    resamples = resample([str(one) for one in range(20)], labels, 100, 0)
+    intervals = measure(labels, scores, 0.5, resamples).intervals
+    undefined = {name for name, one in intervals.items() if one == Interval(None, None, None)}
+    assert undefined == {"auroc", "sensitivity", "f1", "auprc", "calibration_slope"}
     assert intervals["accuracy"].value == 0.5 and None not in intervals["accuracy"]
     assert percentile(0.5, np.array([0.1, np.nan, 0.3])) == Interval(0.5, None, None)
 
 
-def test_perfect_and_constant_scores_have_intervals() -> None:
+def test_perfect_scores_are_not_certain() -> None:
+    """20 images, all right: Wilson's lower end of 20 of 20 is .839, of 10 of 10 .722 (any table of Wilson's)."""
     labels = np.arange(20) % 2 == 1
-    weights = resample([str(one) for one in range(20)], labels, 200, 0)
-    perfect = measure(labels, labels.astype(float), 0.5, weights).intervals
-    assert all(perfect[name] == Interval(1, 1, 1) for name in METRICS if name != "ece")
-    assert perfect["ece"] == Interval(0, 0, 0)
-    constant = measure(labels, np.full(20, 0.5), 0.9, weights).intervals
+    perfect = measure(labels, labels.astype(float), 0.5, resample(np.arange(20), labels, 200, 0)).intervals
+    lows = {name: one.low for name, one in perfect.items() if one.value == one.high == 1}
+    assert lows.keys() == set(METRICS) - {"ece", "brier", "calibration_slope"}
+    assert lows["accuracy"] == pytest.approx(0.839, abs=5e-4)
+    assert lows["sensitivity"] == lows["specificity"] == pytest.approx(0.722, abs=5e-4)
+    assert lows["kappa"] == pytest.approx(1 - 2 * (1 - 0.839), abs=2e-3)  # half positive: chance agreement .5
+    assert 0.5 < lows["auroc"] < 0.9 and lows["ppv"] == pytest.approx(0.722, abs=5e-4)
+    assert perfect["ece"] == perfect["brier"] == Interval(0, 0, 0)
+    assert perfect["calibration_slope"] == Interval(None, None, None)
+
+
+def test_constant_scores_have_intervals() -> None:
+    labels = np.arange(20) % 2 == 1
+    constant = measure(labels, np.full(20, 0.5), 0.9, resample(np.arange(20), labels, 200, 0)).intervals
     assert constant["kappa"] == Interval(0, 0, 0) and constant["auroc"] == Interval(0.5, 0.5, 0.5)
-    for interval in [*perfect.values(), *constant.values()]:
-        assert interval.low is not None and interval.high is not None and interval.value is not None
-        assert interval.low <= interval.value <= interval.high
+    assert constant["ppv"] == constant["calibration_slope"] == Interval(None, None, None)
+    for name, interval in constant.items():
+        if name not in ("ppv", "calibration_slope"):
+            assert interval.low is not None and interval.high is not None and interval.value is not None
+            assert interval.low <= interval.value <= interval.high
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_intervals_are_finite_and_hold_their_value(data: st.DataObject) -> None:
+    """Whatever the labels, scores, ties and groups: no NaN, ends around the value, within the metric's range."""
+    n = data.draw(st.integers(2, 25))
+    labels = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    scores = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]), min_size=n, max_size=n)))
+    groups = data.draw(
+        st.lists(st.sampled_from("abcdefg"), min_size=n, max_size=n).filter(lambda found: len(set(found)) > 1)
+    )
+    prevalence = data.draw(st.sampled_from([None, 0.05, 0.5]))
+    measured = measure(labels, scores, 0.5, resample(groups, labels, 60, 0), prevalence)
+    assert tuple(measured.intervals) == METRICS
+    for name, (value, low, high) in measured.intervals.items():
+        assert all(end is None or np.isfinite(end) for end in (value, low, high)), name
+        if value is not None and low is not None and high is not None:
+            assert low <= value <= high or name in ("auprc", "brier", "ppv", "npv"), name
+            if name != "calibration_slope":
+                assert (-1 if name == "kappa" else 0) <= low <= high <= 1, name
 
 
 def binormal(rng: np.random.Generator) -> Sample:
@@ -106,12 +141,14 @@ def overconfident(rng: np.random.Generator) -> Sample:
 
 
 def _covered(make: Callable[[np.random.Generator], Sample], metric: Metric, truth: float, by_group: bool = True) -> int:
+    """Of 300 data sets; 300 replicates for the ECE, two for the others, whose intervals need none."""
     rng = np.random.default_rng(20)
     covered = 0
     for one in range(300):
         groups, labels, scores = make(rng)
         units = groups if by_group else np.arange(len(labels)).astype(str)
-        interval = measure(labels, scores, 0.5, resample(units, labels, 300, one)).intervals[metric]
+        resamples = resample(units, labels, 300 if metric == "ece" else 2, one)
+        interval = measure(labels, scores, 0.5, resamples).intervals[metric]
         assert interval.low is not None and interval.high is not None
         covered += interval.low <= truth <= interval.high
     return covered
@@ -120,8 +157,8 @@ def _covered(make: Callable[[np.random.Generator], Sample], metric: Metric, trut
 @pytest.mark.parametrize(
     ("make", "metric", "truth", "least", "most"),
     [
-        (binormal, "auroc", float(norm.cdf(1.5 / np.sqrt(2))), 0.91, 0.96),
-        (clustered, "accuracy", 0.8, 0.91, 0.96),
+        (binormal, "auroc", float(norm.cdf(1.5 / np.sqrt(2))), 0.93, 0.97),
+        (clustered, "accuracy", 0.8, 0.93, 0.97),
         (calibrated, "ece", 0.0, 0.94, 1.0),
         (overconfident, "ece", 0.0989, 0.95, 1.0),
     ],
@@ -130,9 +167,9 @@ def _covered(make: Callable[[np.random.Generator], Sample], metric: Metric, trut
 def test_intervals_cover_the_truth(
     make: Callable[[np.random.Generator], Sample], metric: Metric, truth: float, least: float, most: float
 ) -> None:
-    """300 data sets, seed 20, 300 replicates. A tool whose coverage lies in [least, most] fails in < 1 %.
+    """300 data sets, seed 20. A tool whose coverage lies in [least, most] fails in < 1 %.
 
-    Percentile intervals of small samples cover a little less than 95 %; those of the ECE more, by construction.
+    Those of the ECE cover more than 95 % by construction. ``benchmarks/coverage.py`` looks closer.
     """
     covered = _covered(make, metric, truth)
     assert binom.ppf(0.005, 300, least) <= covered <= binom.ppf(0.995, 300, most)

@@ -12,7 +12,7 @@ from sklearn import metrics as reference
 
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import metrics
-from radtransfer.evaluation.metrics import METRICS
+from radtransfer.evaluation.metrics import RESAMPLED
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,10 @@ def _reference(labels: np.ndarray, scores: np.ndarray, threshold: float, weights
         "sensitivity": reference.recall_score(y, p, **keywords) if positives else np.nan,
         "specificity": reference.recall_score(y, p, pos_label=0, **keywords) if negatives else np.nan,
         "ece": ece,
+        "auprc": reference.average_precision_score(y, s, sample_weight=w) if positives else np.nan,
+        "brier": np.average((s - y) ** 2, weights=w),
+        "ppv": reference.precision_score(y, p, sample_weight=w) if p.any() else np.nan,
+        "npv": reference.precision_score(y, p, pos_label=0, sample_weight=w) if not p.all() else np.nan,
     }
 
 
@@ -82,10 +86,10 @@ def _reference(labels: np.ndarray, scores: np.ndarray, threshold: float, weights
 def test_equals_scikit_learn(case: tuple[np.ndarray, np.ndarray, np.ndarray, float]) -> None:
     labels, scores, weights, threshold = case
     values, gaps = metrics.evaluate_scores(labels, scores, threshold, weights)
-    assert tuple(values) == METRICS
+    assert tuple(values) == RESAMPLED
     for row, weighting in enumerate(weights):
         expected = _reference(labels, scores, threshold, weighting)
-        for name in METRICS:
+        for name in RESAMPLED:
             assert values[name][row] == pytest.approx(expected[name], abs=1e-12, nan_ok=True), name
     assert np.abs(gaps).sum(axis=1) == pytest.approx(values["ece"])
 
@@ -98,7 +102,7 @@ def test_a_weight_is_a_multiplicity(case: tuple[np.ndarray, np.ndarray, np.ndarr
     for row, weighting in enumerate(weights.astype(int)):
         y, s = np.repeat(labels, weighting), np.repeat(scores, weighting)
         repeated, _ = metrics.evaluate_scores(y, s, threshold, np.ones((1, len(y))))
-        for name in METRICS:
+        for name in RESAMPLED:
             assert values[name][row] == pytest.approx(repeated[name][0], abs=1e-12, nan_ok=True), name
 
 
@@ -113,9 +117,44 @@ def test_constant_predictions_are_defined_and_missing_classes_are_not() -> None:
         "sensitivity": 0.0,
         "specificity": 1.0,
         "ece": 0.0,
+        "auprc": 0.25,
+        "brier": 0.1875,
+        "ppv": pytest.approx(np.nan, nan_ok=True),
+        "npv": 0.75,
     }
     values, _ = metrics.evaluate_scores(np.zeros(4, dtype=bool), np.full(4, 0.25), 0.5, one)
-    assert {name for name, value in values.items() if np.isnan(value[0])} == {"f1", "kappa", "auroc", "sensitivity"}
+    undefined = {name for name, value in values.items() if np.isnan(value[0])}
+    assert undefined == {"f1", "kappa", "auroc", "sensitivity", "auprc", "ppv"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(data())
+def test_predictive_values_at_the_images_own_prevalence_are_the_observed_ones(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray, float],
+) -> None:
+    labels, scores, _, threshold = case
+    one = np.ones((1, len(labels)))
+    observed, _ = metrics.evaluate_scores(labels, scores, threshold, one)
+    if labels.all() or not labels.any():
+        return
+    stated, _ = metrics.evaluate_scores(labels, scores, threshold, one, prevalence=float(labels.mean()))
+    for name in ("ppv", "npv"):
+        assert stated[name] == pytest.approx(observed[name], nan_ok=True)
+
+
+def test_predictive_values_by_hand() -> None:
+    """Sensitivity .9 and specificity .8 at a prevalence of 1 %: .009 of .207, and .792 of .793 (Bayes)."""
+    ppv, npv = metrics.predictive(np.array(0.9), np.array(0.8), 0.01)
+    assert (float(ppv), float(npv)) == (pytest.approx(0.009 / 0.207), pytest.approx(0.792 / 0.793))
+
+
+def test_precision_is_taken_within_folds() -> None:
+    """Two folds whose scores differ in level: each ranks perfectly, together they do not."""
+    labels = np.array([True, False, True, False])
+    scores, folds = np.array([0.4, 0.3, 0.9, 0.8]), np.array([1, 1, 2, 2])
+    one = np.ones((1, 4))
+    assert metrics.evaluate_scores(labels, scores, 0.5, one, folds)[0]["auprc"][0] == 1
+    assert metrics.evaluate_scores(labels, scores, 0.5, one)[0]["auprc"][0] < 1
 
 
 @settings(max_examples=50, deadline=None)

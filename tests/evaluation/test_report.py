@@ -597,6 +597,24 @@ def test_estimates_differences_and_p_values() -> None:
     assert not report_text.shown({"adjusted_p": None})
 
 
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([-0.031, 0.02, 0.071, None], ["0", ".05"]),
+        ([-0.12, 0.31], ["\u2212.1", "0", ".1", ".2", ".3"]),
+        ([0.2, 0.31, 0.42], ["0", ".1", ".2", ".3", ".4"]),
+        ([-0.6, -0.2, 0.7], ["\u2212.5", "0", ".5"]),
+        ([None], ["\u2212.005", "0", ".005"]),
+    ],
+)
+def test_the_axis_of_differences_ends_where_they_end(values: list[float | None], labels: list[str]) -> None:
+    axis = Axis.around_zero(values)
+    known = [value for value in values if value is not None]
+    assert [axis.label(tick) for tick in axis.ticks] == labels
+    assert axis.low < min([0.0, *known]) and max([0.0, *known]) < axis.high
+    assert axis.high - axis.low <= 1.1 * (max([0.0, *known]) - min([0.0, *known])) + 0.01
+
+
 @pytest.mark.parametrize("values", [[0.5, 0.93], [-0.31, 0.02], [0.0], [0.123, 0.1231], [3.2, 41.0], [None, 0.7]])
 def test_an_axis_holds_its_values_between_few_round_ticks(values: list[float | None]) -> None:
     axis = Axis.covering(values)

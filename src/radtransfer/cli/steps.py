@@ -398,12 +398,22 @@ def evaluate(
     classifiers: Classifiers,
     out: Out,
     bootstrap: Annotated[int, typer.Option(min=100, help="Bootstrap replicates behind every interval.")] = 2000,
+    prevalence: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of positives for PPV and NPV; 0: that of the test images.")
+    ] = 0.0,
     seed: Seed = 0,
 ) -> None:
     """Measure all candidates on the test images."""
     from radtransfer.evaluation.evaluate import evaluate as step
 
-    step(target_store=target_store, classifiers=classifiers, bootstrap=bootstrap, seed=seed, out=out)
+    step(
+        target_store=target_store,
+        classifiers=classifiers,
+        bootstrap=bootstrap,
+        seed=seed,
+        out=out,
+        prevalence=prevalence,
+    )
 
 
 @app.command()

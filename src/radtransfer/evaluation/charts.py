@@ -49,7 +49,7 @@ class Axis:
 
     @classmethod
     def covering(cls, values: Iterable[float | None], *, include: Sequence[float] = (), digits: int = 1) -> Axis:
-        """The shortest axis with round ticks that holds all ``values`` that there are and ``include``."""
+        """The shortest axis with round ticks, five steps at most, that holds all known ``values`` and ``include``."""
         known = [value for value in (*values, *include) if value is not None and math.isfinite(value)] or [0.0, 1.0]
         span = max(max(known) - min(known), 1e-3)
         power = 10 ** math.floor(math.log10(span))
@@ -57,10 +57,26 @@ class Axis:
         low, high = math.floor(min(known) / step + 1e-9) * step, math.ceil(max(known) / step - 1e-9) * step
         return cls(low, max(high, low + step), step, max(digits, -math.floor(math.log10(step) + 1e-9)))
 
+    @classmethod
+    def around_zero(cls, values: Iterable[float | None]) -> Axis:
+        """The axis of differences: it holds all known ``values``, ends where they end, and has ticks on 0 and around.
+
+        Fewer than five steps, so that the labels stand apart in a narrow column.
+        """
+        known = [0.0, *(value for value in values if value is not None and math.isfinite(value))]
+        low, high = min(known), max(known)
+        margin = max(0.04 * (high - low), 0.005)
+        low, high = (low - margin, high + margin)
+        power = 10 ** math.floor(math.log10(high - low))
+        step = next(factor * power for factor in (0.2, 0.5, 1, 2, 5) if (high - low) / (factor * power) < 5)
+        return cls(low, high, step, max(1, -math.floor(math.log10(step) + 1e-9)))
+
     @property
     def ticks(self) -> list[float]:
-        count = math.floor((self.high - self.low) / self.step + 1e-9)
-        return [self.low + index * self.step for index in range(count + 1)]
+        """Multiples of the step on the axis, counted from its start where that is one."""
+        first = math.ceil(self.low / self.step - 1e-9)
+        count = math.floor((self.high - first * self.step) / self.step + 1e-9)
+        return [(first + index) * self.step for index in range(count + 1)]
 
     def at(self, value: float) -> float:
         """Where a value lies: 0 at the start of the axis, 1 at its end; values beyond are moved to the ends."""

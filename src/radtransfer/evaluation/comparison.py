@@ -58,10 +58,12 @@ def compare_runs(folders: Sequence[Path], *, bootstrap: int, seed: int) -> schem
     if labels.all() or not labels.any():
         raise RadtransferError(f"{folders[0]}: its {len(labels)} test images are all of one class")
     with threadpool_limits(1):  # as in `evaluate`
-        weights = resample(groups, labels, bootstrap, seed)
+        resamples = resample(groups, labels, bootstrap, seed)
         work = [(subject, choice) for subject in subjects for choice in subject.choices]
         measured = {
-            _id(subject, choice): measure_tests(labels, subject.tests(choice), weights)
+            _id(subject, choice): measure_tests(
+                labels, subject.tests(choice), resamples, subject.runs[0].config.get("prevalence") or None
+            )
             for subject, choice in track(work, "compare", len(work))
         }
     fewest, _ = verdict.fewest(labels, groups)

@@ -30,8 +30,8 @@ def render(comparison: dict[str, Any]) -> str:
         "chosen": _chosen,
     }
     environment.tests["shown"] = report_text.shown
-    offsets = [row[end] for row in comparison["comparisons"] for end in ("low", "difference", "high")]
-    reach = max((abs(offset) for offset in offsets if offset is not None), default=0.05)
+    drawn = [row for row in comparison["comparisons"] if row["metric"] == "auroc"]
+    offsets = [row[end] for row in drawn for end in ("low", "difference", "high")]
     auroc = [row["auroc"][end] for row in rows.values() for end in ("low", "value", "high")]
     auroc += [fold["auroc"] for row in rows.values() for fold in row["folds"]]
     return environment.get_template("evaluation/comparison.html").render(
@@ -47,7 +47,7 @@ def render(comparison: dict[str, Any]) -> str:
         charts=charts,
         text=report_text,
         auroc_axis=Axis.covering(auroc, include=(0.5, 1.0)),
-        offset_axis=Axis.covering([-reach, reach]),
+        offset_axis=Axis.around_zero(offsets),
         meanings={key: field.description or "" for key, field in RunConfig.model_fields.items()},
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from radtransfer.config import TL_SOURCES, TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import metrics, schema, verdict
 from radtransfer.evaluation.compare import Comparison
-from radtransfer.evaluation.intervals import Measured, measure, resample
+from radtransfer.evaluation.intervals import Measured, Resamples, measure, resample
 from radtransfer.evaluation.metrics import Floats
 from radtransfer.evaluation.shortcuts import shortcuts
 from radtransfer.preprocess.store import Store
@@ -41,28 +41,41 @@ class Entry:
 
 
 class Level(NamedTuple):
-    """The units that are counted, images or studies: label, leakage group and weights of each."""
+    """The units that are counted, images or studies: label and leakage group of each, and their resamples."""
 
-    name: str
+    name: Literal["image", "study"]
     labels: NDArray[np.bool_]
     groups: NDArray[np.object_]
-    weights: Floats
+    resamples: Resamples
     unit: NDArray[np.intp]
     """[T] the unit of each test image."""
 
+    pooling: Literal["none", "mean", "max"] = "none"
+
+    @property
+    def suffix(self) -> str:
+        """What a row's id ends with."""
+        return {"none": "", "mean": "/study", "max": "/study-max"}[self.pooling]
+
     def scores(self, per_image: Floats) -> Floats:
-        """Mean score per unit."""
+        """Mean, or highest, score per unit."""
+        if self.pooling == "max":
+            highest = np.zeros(len(self.labels))
+            np.maximum.at(highest, self.unit, per_image)
+            return highest
         return np.bincount(self.unit, weights=per_image) / np.bincount(self.unit)
 
 
-def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, seed: int, out: Path) -> None:
+def evaluate(
+    *, target_store: Path, classifiers: list[Path], bootstrap: int, seed: int, out: Path, prevalence: float = 0.0
+) -> None:
     """Measure all candidates of all TL sources and the shortcuts on the test images; write an **evaluation**.
 
-    Levels: ``image``, and ``study`` (mean score of a study's images at the same threshold; a study is positive when
-    one of its images is) where every test image has a study id. Comparisons are made on images, with the resamples
-    that the intervals use, and corrected by Holm within each family: ``tl_source`` (fused choices of the TL sources,
-    pairwise; AUROC, accuracy, kappa), ``fusion`` (fused less single choice of each TL source; AUROC), ``shortcut``
-    (selected less histogram and less metadata; AUROC).
+    Levels: ``image``, and ``study`` where every test image has a study id: once the mean, once the highest score of a
+    study's images, at the same threshold; a study is positive when one of its images is. Comparisons are made on
+    images, with the resamples that the intervals use, and corrected by Holm within each family: ``tl_source`` (fused
+    choices of the TL sources, pairwise; AUROC, accuracy, kappa), ``fusion`` (fused less single choice of each TL
+    source; AUROC), ``shortcut`` (selected less histogram and less metadata; AUROC).
 
     Args:
         target_store: image store of the target.
@@ -71,6 +84,8 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
         seed: of the resamples and of the shortcut's folds.
         out: folder to write: ``metrics.json`` (:class:`radtransfer.evaluation.schema.MetricsFile`), ``curves.json``,
             ``test_scores.parquet``, ``evaluation.json``.
+        prevalence: share of positives where the model would be used, for which PPV and NPV are given; 0: that of the
+            test images.
 
     Raises:
         RadtransferError: the inputs do not belong together (store, TL sources, backbones, seeds, images), or the test
@@ -92,9 +107,9 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
         levels, warnings = _levels(test, store, bootstrap, seed)
         work = [(level, entry) for level in levels for entry in entries]
         for level, entry in track(work, "evaluate", len(work)):
-            row_id = entry.id if level.name == "image" else f"{entry.id}/{level.name}"
+            row_id = entry.id + level.suffix
             labels, scores = metrics.check(level.labels, level.scores(entry.scores), row_id)
-            measured[row_id] = measure(labels, scores, entry.threshold, level.weights)
+            measured[row_id] = measure(labels, scores, entry.threshold, level.resamples, prevalence or None)
             rows.append(_row(row_id, entry, run_seed, level, row_id == selected, measured[row_id]))
             curves[row_id] = {
                 "roc": metrics.roc(labels, scores),
@@ -121,7 +136,7 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
         | {entry.id: entry.scores for entry in entries}
     )
     inputs = {"target_store": store.artifact} | {f"classifiers_{name}": one for name, one in sources.items()}
-    settings = {"bootstrap": bootstrap, "seed": seed}
+    settings = {"bootstrap": bootstrap, "seed": seed, "prevalence": prevalence}
     with artifacts.writing(out, "evaluation", step="evaluate", settings=settings, inputs=inputs) as (folder, content):
         artifacts.write_json(folder / "metrics.json", described.model_dump(mode="json"))
         artifacts.write_json(folder / "curves.json", curves)
@@ -222,8 +237,8 @@ def _levels(test: pd.DataFrame, store: Store, bootstrap: int, seed: int) -> tupl
             f"{store.artifact.path}: its {len(test)} test images are all of class {int(labels[0])}; "
             "raise test_fraction or use more images"
         )
-    weights = resample(groups, labels, bootstrap, seed)
-    levels = [Level("image", labels, groups, weights, np.arange(len(test)))]
+    resamples = resample(groups, labels, bootstrap, seed)
+    levels = [Level("image", labels, groups, resamples, np.arange(len(test)))]
     studies = test["study_id"]
     if studies.isna().all():
         return levels, []
@@ -237,8 +252,9 @@ def _levels(test: pd.DataFrame, store: Store, bootstrap: int, seed: int) -> tupl
         raise RadtransferError(f"{store.artifact.path}: study {odd} lies in two leakage groups; make the store again")
     study_labels = frame["label"].any().to_numpy(dtype=bool)
     study_groups = frame["group"].first().to_numpy()
-    study_weights = resample(study_groups, study_labels, bootstrap, seed)
-    return [*levels, Level("study", study_labels, study_groups, study_weights, unit)], []
+    study_resamples = resample(study_groups, study_labels, bootstrap, seed)
+    mean = Level("study", study_labels, study_groups, study_resamples, unit, "mean")
+    return [*levels, mean, mean._replace(pooling="max")], []
 
 
 def _row(row_id: str, entry: Entry, seed: int, level: Level, selected: bool, measured: Measured) -> schema.Row:
@@ -250,6 +266,7 @@ def _row(row_id: str, entry: Entry, seed: int, level: Level, selected: bool, mea
         "classifier": entry.classifier,
         "seed": seed,
         "level": level.name,
+        "pooling": level.pooling,
         "selected": selected,
         "n": len(level.labels),
     }

@@ -1,4 +1,8 @@
-"""95 % bootstrap intervals that resample leakage groups, the same resamples for everything that is compared."""
+"""95 % intervals of every metric that count leakage groups, and the resamples of groups behind them.
+
+Which method serves which metric was chosen by how often it covers the truth: ``benchmarks/coverage.py``, with the table
+and the sources in ``docs/method.md``.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from radtransfer.errors import RadtransferError
-from radtransfer.evaluation.metrics import METRICS, Floats, Metric, evaluate_scores
+from radtransfer.evaluation import delong
+from radtransfer.evaluation.calibration_slope import slope
+from radtransfer.evaluation.counts import from_tests, jackknife
+from radtransfer.evaluation.metrics import (
+    METRICS,
+    RESAMPLED,
+    Floats,
+    Metric,
+    Scored,
+    evaluate_scores,
+    predictive,
+)
+from radtransfer.evaluation.proportions import Share, wilson
+from radtransfer.evaluation.quantiles import LEVEL
 
-LEVEL = 0.95
+__all__ = ["DIGITS", "Interval", "Measured", "Resamples", "Scored", "Source", "measure", "measure_tests", "resample"]
+
 DIGITS = 10  # what is written is rounded here: below any meaning, above the last-bit noise of linear algebra libraries
 
 
@@ -23,29 +41,36 @@ class Interval(NamedTuple):
     high: float | None
 
 
+class Source(NamedTuple):
+    """What was measured: labels [N], the tests of all images, and the number of the group of each image [N]."""
+
+    labels: NDArray[np.bool_]
+    tests: Sequence[Scored]
+    group: NDArray[np.intp]
+
+
 class Measured(NamedTuple):
-    """One set of scores, measured: ``intervals`` per metric, and ``replicates`` [B] per metric for paired tests."""
+    """One set of scores, measured: intervals of all metrics, replicates [B] of the resampled ones, and what it was."""
 
     intervals: dict[Metric, Interval]
     replicates: dict[Metric, Floats]
+    source: Source
 
 
-class Scored(NamedTuple):
-    """Scores of one test of all images, each by one and the same model or by the model of its fold.
+class Resamples(NamedTuple):
+    """Bootstrap replicates of a set of images in groups.
 
     Attributes:
-        scores: [N], probabilities.
-        threshold: of the classifier; or [N], each image's own.
-        folds: [N] the model that scored each image; None: one model scored all.
+        weights: [B, N] how often each image counts in each replicate.
+        group: [N] number of the group of each image, from 0.
     """
 
-    scores: Floats
-    threshold: float | Floats
-    folds: NDArray[np.intp] | None = None
+    weights: Floats
+    group: NDArray[np.intp]
 
 
-def resample(groups: ArrayLike, labels: ArrayLike, replicates: int, seed: int) -> Floats:
-    """How often each image counts in each bootstrap replicate [B, N], whole numbers.
+def resample(groups: ArrayLike, labels: ArrayLike, replicates: int, seed: int) -> Resamples:
+    """How often each image counts in each bootstrap replicate, whole numbers.
 
     Groups are drawn with replacement, as many as there are; the images of a group come together (Davison and
     Hinkley 1997, section 3.8, "strategy 1": cases are the groups). A replicate without one of the classes has no AUROC
@@ -78,22 +103,27 @@ def resample(groups: ArrayLike, labels: ArrayLike, replicates: int, seed: int) -
         counts[missing] = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=len(missing))
         lacks = (counts @ positives == 0) | (counts @ negatives == 0)
         missing = np.flatnonzero(lacks) if both else np.empty(0, dtype=np.intp)
-    return counts[:, group]
+    return Resamples(counts[:, group], group)
 
 
-def measure(labels: NDArray[np.bool_], scores: Floats, threshold: float, weights: Floats) -> Measured:
+def measure(
+    labels: NDArray[np.bool_], scores: Floats, threshold: float, resamples: Resamples, prevalence: float | None = None
+) -> Measured:
     """Value and 95 % interval of every metric of one classifier on all images; see :func:`measure_tests`.
 
     Args:
         labels: [N].
         scores: [N], probabilities.
         threshold: of this classifier.
-        weights: [B, N] from :func:`resample`.
+        resamples: from :func:`resample`.
+        prevalence: for PPV and NPV; None: that of the images.
     """
-    return measure_tests(labels, [Scored(scores, threshold)], weights)
+    return measure_tests(labels, [Scored(scores, threshold)], resamples, prevalence)
 
 
-def measure_tests(labels: NDArray[np.bool_], tests: Sequence[Scored], weights: Floats) -> Measured:
+def measure_tests(
+    labels: NDArray[np.bool_], tests: Sequence[Scored], resamples: Resamples, prevalence: float | None = None
+) -> Measured:
     """Value and 95 % interval of every metric, each the mean over several tests of the same images.
 
     Several tests are the repeats of a cross-fitting. A replicate draws groups once and weights them alike in every
@@ -102,46 +132,69 @@ def measure_tests(labels: NDArray[np.bool_], tests: Sequence[Scored], weights: F
     level, so pairs across folds say nothing of either and bias the AUROC, mostly downwards (Parker, Günter and Bedo,
     BMC Bioinformatics 8:326, 2007; Forman and Scholz, SIGKDD Explorations 12(1), 2010; Airola et al., Computational
     Statistics and Data Analysis 55, 2011); unlike the mean of the folds' own AUROCs it stands where a replicate leaves
-    a fold without positives, and with one fold it is the ordinary AUROC. The other metrics count all images of a test,
-    each called at the threshold of the model that scored it.
+    a fold without positives, and with one fold it is the ordinary AUROC. AUPRC is treated alike. The other metrics
+    count all images of a test, each called at the threshold of the model that scored it.
 
     What the intervals do not cover: models of the folds share most of their training images, so that no unbiased
     estimate of the variance from training and splits can be had from one cross-fitting (Bengio and Grandvalet, Journal
     of Machine Learning Research 5, 2004). They cover which groups were drawn, for the models as trained.
 
-    Percentile intervals (Efron 1979; Davison and Hinkley 1997, section 5.3), but for the ECE. Its resamples carry the
-    noise of the bins twice and lie above it: in simulations of 300 images, percentile intervals covered the true ECE
-    in 0 % (calibrated scores) to 78 % of data sets. Its lower end is therefore value - q, where q is the 97.5 %
-    quantile of the L1 distance between a replicate's calibration gaps and the observed ones (its mean over the tests):
-    by the triangle inequality the true ECE lies below that only where the distance of the true gaps exceeds q. The
-    upper end is the percentile one. Covered: 96 to 100 %.
+    Intervals: accuracy, sensitivity and specificity by Wilson with a design effect
+    (:func:`radtransfer.evaluation.proportions.wilson`); AUROC by DeLong's variance, Obuchowski's where groups hold
+    several images, on the logit scale (:mod:`radtransfer.evaluation.delong`); kappa and F1 by the jackknife over groups
+    (:func:`radtransfer.evaluation.counts.jackknife`); the calibration slope by a sandwich variance; AUPRC, Brier, PPV
+    and NPV by percentiles of the replicates (Efron 1979; Davison and Hinkley 1997, section 5.3). The resamples of the
+    ECE carry the noise of the bins twice and lie above it: in simulations of 300 images, percentile intervals covered
+    the true ECE in 0 % (calibrated scores) to 78 % of data sets. Its lower end is therefore value - q, where q is the
+    97.5 % quantile of the L1 distance between a replicate's calibration gaps and the observed ones (its mean over the
+    tests): by the triangle inequality the true ECE lies below that only where the distance of the true gaps exceeds q.
+    The upper end is the percentile one. Covered: 96 to 100 %.
+
+    Where all calls are right no replicate varies, and percentiles would claim certainty: see :func:`_predictive` and
+    :func:`radtransfer.evaluation.counts.jackknife` for what is given instead.
 
     Args:
         labels: [N].
         tests: at least one; each scores all N images.
-        weights: [B, N] from :func:`resample`.
+        resamples: from :func:`resample`.
+        prevalence: share of positives for which PPV and NPV are given; None: that of the images.
 
     Returns:
-        The intervals; and the replicates of each metric, NaN where undefined.
+        The intervals; and the replicates of each resampled metric, NaN where undefined.
     """
+    weights, group = resamples
     once = np.ones((1, len(labels)))
     points: list[dict[Metric, Floats]] = []
     replicated: list[dict[Metric, Floats]] = []
     distances = []
     for scores, threshold, folds in tests:
-        point, gaps = evaluate_scores(labels, scores, threshold, once, folds)
-        replicates, replicated_gaps = evaluate_scores(labels, scores, threshold, weights, folds)
+        point, gaps = evaluate_scores(labels, scores, threshold, once, folds, prevalence)
+        replicates, replicated_gaps = evaluate_scores(labels, scores, threshold, weights, folds, prevalence)
         points.append(point)
         replicated.append(replicates)
         distances.append(np.abs(replicated_gaps - gaps).sum(axis=1))
-    values = {metric: float(np.mean([point[metric][0] for point in points])) for metric in METRICS}
-    means: dict[Metric, Floats] = {metric: np.mean([one[metric] for one in replicated], axis=0) for metric in METRICS}
-    intervals = {metric: percentile(values[metric], means[metric]) for metric in METRICS}
+    values = {metric: float(np.mean([point[metric][0] for point in points])) for metric in RESAMPLED}
+    means: dict[Metric, Floats] = {metric: np.mean([one[metric] for one in replicated], axis=0) for metric in RESAMPLED}
+    counts = from_tests(labels, tests, group)
+    found: dict[Metric, Interval] = {
+        metric: percentile(values[metric], means[metric]) for metric in ("auprc", "brier", "ppv", "npv")
+    }
+    shares: dict[Metric, Share | None] = {
+        "accuracy": wilson(counts.right, np.ones(len(labels)), group),
+        "sensitivity": wilson(counts.right, labels.astype(np.float64), group),
+        "specificity": wilson(counts.right, (~labels).astype(np.float64), group),
+        "kappa": jackknife(counts, "kappa"),
+        "f1": jackknife(counts, "f1"),
+        "calibration_slope": slope(labels, tests, group),
+    }
+    found |= {metric: _interval(share) for metric, share in shares.items()}
+    found["auroc"] = _auroc(labels, tests, group)
+    found |= _predictive(found, labels, prevalence)
     ece = values["ece"]
     low = max(0.0, ece - float(np.quantile(np.mean(distances, axis=0), (1 + LEVEL) / 2)))
     high = max(ece, float(np.quantile(means["ece"], (1 + LEVEL) / 2)))
-    intervals["ece"] = Interval(*(round(end, DIGITS) for end in (ece, low, high)))
-    return Measured(intervals, means)
+    found["ece"] = _interval(Share(ece, low, high))
+    return Measured({metric: found[metric] for metric in METRICS}, means, Source(labels, tests, group))
 
 
 def percentile(value: float, replicates: Floats) -> Interval:
@@ -151,3 +204,42 @@ def percentile(value: float, replicates: Floats) -> Interval:
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     ends = (None if np.isnan(end) else round(float(end), DIGITS) for end in (low, high))
     return Interval(round(value, DIGITS), *ends)
+
+
+def _interval(share: Share | None) -> Interval:
+    return Interval(None, None, None) if share is None else Interval(*(round(end, DIGITS) for end in share))
+
+
+def _auroc(labels: NDArray[np.bool_], tests: Sequence[Scored], group: NDArray[np.intp]) -> Interval:
+    if labels.all() or not labels.any():
+        return Interval(None, None, None)
+    found = delong.areas(labels, [tests], group)
+    value = float(found.values[0])
+    if np.isnan(value):
+        return Interval(None, None, None)
+    ends = delong.interval(value, float(found.covariance[0, 0]), found.groups)
+    if ends is None:
+        ends = delong.extreme(value, *(len(np.unique(group[side])) for side in (labels, ~labels)))
+    return _interval(Share(value, *ends))
+
+
+def _predictive(
+    found: dict[Metric, Interval], labels: NDArray[np.bool_], prevalence: float | None
+) -> dict[Metric, Interval]:
+    """PPV and NPV where sensitivity or specificity is 0 or 1, so that no replicate varies in it.
+
+    Their ends are the values at the lower, and at the upper, ends of sensitivity and specificity together: wider than
+    95 %, never narrower.
+    """
+    sensitivity, specificity = found["sensitivity"], found["specificity"]
+    if not {sensitivity.value, specificity.value} & {0.0, 1.0} or None in (*sensitivity, *specificity):
+        return {}
+    share = float(labels.mean()) if prevalence is None else prevalence
+    ends = np.array([[sensitivity.low, specificity.low], [sensitivity.high, specificity.high]], dtype=np.float64)
+    replaced: dict[Metric, Interval] = {}
+    for metric, (low, high) in zip(("ppv", "npv"), predictive(ends[:, 0], ends[:, 1], share), strict=True):
+        name: Metric = "ppv" if metric == "ppv" else "npv"
+        value = found[name].value
+        if value is not None:
+            replaced[name] = _interval(Share(value, min(float(low), value), max(float(high), value)))
+    return replaced

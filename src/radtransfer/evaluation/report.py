@@ -71,8 +71,8 @@ def render(run: Run) -> str:
     }
     environment.tests["shown"] = text.shown
     auroc = [row["auroc"][end] for row in run.rows.values() for end in ("low", "value", "high")]
-    offsets = [row[end] for row in run.metrics["comparisons"] for end in ("low", "difference", "high")]
-    reach = max((abs(offset) for offset in offsets if offset is not None), default=0.05)
+    drawn = [row for row in run.metrics["comparisons"] if row["metric"] == "auroc"]
+    offsets = [row[end] for row in drawn for end in ("low", "difference", "high")]
     chosen: dict[str, list[str]] = {}
     for source in run.sources:
         for what, row_id in run.evaluation.content["choices"][source].items():
@@ -85,7 +85,7 @@ def render(run: Run) -> str:
         text=text,
         contrast=lambda row: text.contrast(run, row),
         auroc_axis=Axis.covering(auroc, include=(0.5, 1.0)),
-        offset_axis=Axis.covering([-reach, reach]),
+        offset_axis=Axis.around_zero(offsets),
         unit_axis=Axis(0, 1, 0.25, 2),
         chosen=chosen,
         families=list(dict.fromkeys(row["family"] for row in run.metrics["comparisons"])),

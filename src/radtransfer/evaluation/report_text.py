@@ -15,6 +15,11 @@ METRIC_NAMES = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
     "ece": "ECE",
+    "auprc": "AUPRC",
+    "brier": "Brier",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "calibration_slope": "Calibration slope",
 }
 CLASSIFIER_NAMES = {
     "head": "network\u2019s own head",
@@ -110,13 +115,12 @@ def model_name(row: Row) -> str:
     return f"{SOURCE_NAMES[row['tl_source']]}, {features_name(row).lower()}, {classifier_name(row)}"
 
 
+_USUAL = (("label_fraction", 1.0), ("subgroup", "all"), ("corruption", "none"), ("level", "image"), ("pooling", "none"))
+
+
 def particulars(row: Row) -> str:
     """What sets a row apart from the ordinary test of the whole test set; empty if nothing does."""
-    seen = [
-        f"{key.replace('_', ' ')} {row[key]}"
-        for key, usual in (("label_fraction", 1.0), ("subgroup", "all"), ("corruption", "none"), ("level", "image"))
-        if row[key] != usual
-    ]
+    seen = [f"{key.replace('_', ' ')} {row[key]}" for key, usual in _USUAL if row.get(key, usual) != usual]
     return ", ".join(seen)
 
 

@@ -35,6 +35,11 @@ class _Measures(_Strict):
     sensitivity: IntervalEntry
     specificity: IntervalEntry
     ece: IntervalEntry
+    auprc: IntervalEntry
+    brier: IntervalEntry
+    ppv: IntervalEntry
+    npv: IntervalEntry
+    calibration_slope: IntervalEntry
 
 
 class _Described(_Strict):
@@ -49,12 +54,22 @@ class _Described(_Strict):
     subgroup: str = "all"
     corruption: str = "none"
     level: Literal["image", "study"]
+    pooling: Literal["none", "mean", "max"] = Field(
+        default="none", description="what a study's score is made of: the mean, or the highest, of its images' scores"
+    )
     selected: bool
     n: int = Field(ge=1)
 
 
 class Row(_Measures, _Described):  # the fields of the last base come first
     """One classifier (or shortcut) measured on the test images."""
+
+
+class BesideEntry(_Strict):
+    """A test that was made beside the one that counts; its p-value is not corrected."""
+
+    test: str
+    p_value: float
 
 
 class ComparisonEntry(_Strict):
@@ -70,6 +85,10 @@ class ComparisonEntry(_Strict):
     adjusted_p: float | None
     family: str
     test: str
+    smallest_detectable: float | None = Field(
+        default=None, description="the smallest true difference that this test shows with a power of 80 %"
+    )
+    beside: BesideEntry | None = Field(default=None, description="another test of the same difference; decides nothing")
 
 
 class TestSet(_Strict):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from radtransfer.config import TL_SOURCES
-from radtransfer.evaluation.compare import ALPHA, Comparison, at_floor, compare, holm, smallest_p
+from radtransfer.evaluation.compare import ALPHA, POWER, Comparison, at_floor, compare, holm, smallest_p
 from radtransfer.evaluation.intervals import Measured
 from radtransfer.evaluation.metrics import Metric
 
@@ -26,10 +26,14 @@ LEARNT = {
     ),
 }
 """Shortcuts that a result must clear: what they know, and what it would mean if that were enough."""
-FEW = 30  # leakage groups with a class in the test split, below which a bootstrap interval is a rough guide only
+FEW = 30
+"""Leakage groups with a class in the test split, below which intervals are called a rough guide. In the simulations of
+``benchmarks/coverage.py`` (table in docs/method.md) all intervals cover 93 to 97 % from 15 groups on, but scores can be
+worse than binormal ones, and five to thirty clusters are few by experience (Cameron, Gelbach and Miller, Review of
+Economics and Statistics 90, 2008)."""
 TOO_FEW = 15
-"""Below that there are no p-values. Five to thirty clusters are few for tests that resample them, the fewer the worse
-(Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008); where to draw the line is a choice."""
+"""Below that there are no p-values: in the same table intervals of paired differences cover 92 % and less with 12
+groups and fewer, so that a test at 5 % would be one at 8 % and more."""
 STRONG_SHORTCUT = 0.75  # AUROC from which a shortcut is named in its own right
 SYNTHETIC = "The images are synthetic: the figures show that the pipeline works, nothing about real patients."
 NO_PATIENTS = (
@@ -99,6 +103,11 @@ def answer(
         return {"winner": None, "significant": False, "text": text}
     if not main.significant:
         text = f"No significant difference between in-domain pre-training and ImageNet transfer: {figures}."
+        if main.smallest_detectable is not None:
+            text += (
+                f" This test set would show a true difference of {main.smallest_detectable:.3f} or more with a power "
+                f"of {POWER:.0%}."
+            )
         return {"winner": None, "significant": False, "text": text}
     winner, verb = ("in_domain", "better") if cast(float, main.difference) > 0 else ("imagenet", "worse")
     text = f"In-domain pre-training is significantly {verb} than ImageNet transfer: {figures}."
@@ -122,7 +131,9 @@ def fewest(labels: NDArray[np.bool_], groups: ArrayLike) -> tuple[int, str]:
 def judged(comparisons: list[Comparison], few: int) -> list[Comparison]:
     """Corrected by Holm; without p-values where a class lies in too few leakage groups (see :func:`fewest`)."""
     if few < TOO_FEW:
-        return [replace(one, p_value=None, adjusted_p=None) for one in comparisons]
+        return [
+            replace(one, p_value=None, adjusted_p=None, smallest_detectable=None, beside=None) for one in comparisons
+        ]
     return holm(comparisons)
 
 

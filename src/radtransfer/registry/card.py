@@ -17,6 +17,11 @@ METRICS = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "ece": "expected calibration error",
+    "auprc": "average precision (AUPRC)",
+    "brier": "Brier score",
+    "ppv": "positive predictive value",
+    "npv": "negative predictive value",
+    "calibration_slope": "calibration slope",
 }
 
 

@@ -109,11 +109,12 @@ def classify(*, fused, cv_folds, seed, out):
     _write(out, "classifiers", "classify", tl_source=source)
 
 
-def evaluate(*, target_store, classifiers, bootstrap, seed, out):
+def evaluate(*, target_store, classifiers, bootstrap, prevalence, seed, out):
     _note("evaluate")
     sources = [_content(path, "classifiers")["tl_source"] for path in classifiers]
     figure = {"value": 0.8, "low": 0.7, "high": 0.9}
-    names = ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece")
+    names = ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece", "auprc", "brier", "ppv", "npv")
+    names += ("calibration_slope",)
     rows = [
         {
             "id": f"{s}/fused/seed0",

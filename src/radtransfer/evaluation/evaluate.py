@@ -95,7 +95,7 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
             row_id = entry.id if level.name == "image" else f"{entry.id}/{level.name}"
             labels, scores = metrics.check(level.labels, level.scores(entry.scores), row_id)
             measured[row_id] = measure(labels, scores, entry.threshold, level.weights)
-            rows.append(_row(row_id, entry, run_seed, level, row_id == selected, measured[row_id]))
+            rows.append(_row(row_id, entry, run_seed, level, row_id == selected, measured[row_id], store))
             curves[row_id] = {
                 "roc": metrics.roc(labels, scores),
                 "confusion": metrics.confusion(labels, scores, entry.threshold),
@@ -131,6 +131,7 @@ def evaluate(*, target_store: Path, classifiers: list[Path], bootstrap: int, see
             "choices": choices,
             "answer": verdict.answer(choices, comparisons, measured, len(test), few, bootstrap),
             "warnings": warnings,
+            "learnt_from": {split: _count(store, split) for split in ("train", "validation")},
         }
 
 
@@ -241,7 +242,9 @@ def _levels(test: pd.DataFrame, store: Store, bootstrap: int, seed: int) -> tupl
     return [*levels, Level("study", study_labels, study_groups, study_weights, unit)], []
 
 
-def _row(row_id: str, entry: Entry, seed: int, level: Level, selected: bool, measured: Measured) -> schema.Row:
+def _row(
+    row_id: str, entry: Entry, seed: int, level: Level, selected: bool, measured: Measured, store: Store
+) -> schema.Row:
     values = {name: schema.IntervalEntry(**one._asdict()) for name, one in measured.intervals.items()}
     described = {
         "id": row_id,
@@ -249,6 +252,7 @@ def _row(row_id: str, entry: Entry, seed: int, level: Level, selected: bool, mea
         "features": entry.features,
         "classifier": entry.classifier,
         "seed": seed,
+        "label_fraction": store.content.get("label_fraction", 1.0),
         "level": level.name,
         "selected": selected,
         "n": len(level.labels),
@@ -268,6 +272,11 @@ def _warnings(
     histogram = next(row for row in rows if row.id == verdict.HISTOGRAM).auroc.value
     found += verdict.few(images.labels, images.groups)
     return found + verdict.warnings(comparisons, histogram, bootstrap)
+
+
+def _count(store: Store, split: str) -> dict[str, int]:
+    labels = store.manifest["label"].iloc[store.rows(split)]
+    return {"images": len(labels), "positives": int((labels == 1).sum())}
 
 
 def _target(store: Store) -> str:

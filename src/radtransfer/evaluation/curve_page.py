@@ -59,8 +59,6 @@ def render(curve: dict[str, Any]) -> str:
         "percent": percent,
     }
     environment.tests["shown"] = report_text.shown
-    offsets = [row[end] for row in curve["comparisons"] for end in ("low", "difference", "high")]
-    reach = max((abs(offset) for offset in offsets if offset is not None), default=0.05)
     families = {
         family: [row for row in curve["comparisons"] if row["family"] == family]
         for family in dict.fromkeys(row["family"] for row in curve["comparisons"])
@@ -80,8 +78,15 @@ def render(curve: dict[str, Any]) -> str:
         source_of=lambda row: row["a"].split("/")[1] if row["a"].split("/")[1] in TL_SOURCES else "mixed",
         charts=charts,
         text=report_text,
-        offset_axis=Axis.covering([-reach, reach]),
+        offset_axis=_around_zero(curve["comparisons"]),
+        main_axis=_around_zero(families[curve_text.FEW_LABELS]),
     )
+
+
+def _around_zero(comparisons: list[dict[str, Any]]) -> Axis:
+    offsets = [abs(row[end] or 0.0) for row in comparisons for end in ("low", "difference", "high")]
+    reach = max(offsets) or 0.05
+    return Axis.covering([-reach, reach])
 
 
 def plot(curve: dict[str, Any], kind: str, heading: str) -> Markup:

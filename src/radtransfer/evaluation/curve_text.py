@@ -21,7 +21,7 @@ def answers(
 ) -> list[str]:
     """The finding first: with how many labels in-domain pre-training is better than ImageNet transfer, if with any."""
     main = of_family(comparisons, FEW_LABELS)
-    found = [_main(points, main, bootstrap)]
+    found = [_main(points, main)]
     if all(one.adjusted_p is not None for one in main):
         found.append(_trend(points, of_family(comparisons, TREND)[0], bootstrap))
     return found + [_said(one) for one in needed]
@@ -37,7 +37,7 @@ def warnings(
             if one.significant and cast(float, one.difference) < 0:
                 a, b = (verdict.NAMES[side.split("/")[1]] for side in (one.a, one.b))
                 found.append(
-                    f"Negative transfer with {_labels(points, one)}: {a} is significantly worse than {b} "
+                    f"Negative transfer with {_labels(points, [one])}: {a} is significantly worse than {b} "
                     f"({_figures(one, bootstrap)})."
                 )
     unclear = [one for one in of_family(comparisons, SHORTCUT) if one.low is None or one.low <= 0]
@@ -58,27 +58,33 @@ def of_family(comparisons: Sequence[Comparison], family: str) -> list[Comparison
     return [one for one in comparisons if one.family == family]
 
 
-def _main(points: Sequence[schema.PointEntry], main: Sequence[Comparison], bootstrap: int) -> str:
+def _main(points: Sequence[schema.PointEntry], main: Sequence[Comparison]) -> str:
+    """Without the figures, which the table of differences has with their intervals."""
     if any(one.adjusted_p is None for one in main):
         return (
             "There is no verdict on in-domain pre-training against ImageNet transfer: a class lies in fewer than "
             f"{verdict.TOO_FEW} leakage groups of the test images, and no test can be trusted."
         )
+    shown = {
+        sign: [one for one in main if one.significant and sign * cast(float, one.difference) > 0] for sign in (1, -1)
+    }
     parts = []
-    for sign, how in ((1, "better"), (-1, "worse")):
-        shown = [one for one in main if one.significant and sign * cast(float, one.difference) > 0]
-        if shown:
-            told = "; ".join(f"with {_labels(points, one)} ({_figures(one, bootstrap)})" for one in shown)
-            name = "Negative transfer: in-domain" if sign < 0 else "In-domain"
-            parts.append(f"{name} pre-training is significantly {how} than ImageNet transfer {told}.")
-    rest = [one for one in main if not one.significant]
+    if shown[1]:
+        parts.append(
+            f"In-domain pre-training is significantly better than ImageNet transfer with {_labels(points, shown[1])}."
+        )
+    if shown[-1]:
+        parts.append(
+            "Negative transfer: in-domain pre-training is significantly worse than ImageNet transfer with "
+            f"{_labels(points, shown[-1])}."
+        )
     if not parts:
         return (
             f"At none of the {len(main)} label fractions is a difference between in-domain pre-training and ImageNet "
             "transfer shown."
         )
-    if rest:
-        parts.append(f"No difference is shown with {' and '.join(_labels(points, one) for one in rest)}.")
+    if rest := [one for one in main if not one.significant]:
+        parts.append(f"With {_labels(points, rest)} no difference is shown.")
     return " ".join(parts)
 
 
@@ -100,9 +106,15 @@ def _said(one: schema.NeededEntry) -> str:
     )
 
 
-def _labels(points: Sequence[schema.PointEntry], one: Comparison) -> str:
-    point = _point(points, one)
-    return f"{100 * point.fraction:.3g} % of the labels ({point.images} images)"
+def _labels(points: Sequence[schema.PointEntry], those: Sequence[Comparison]) -> str:
+    """The label fractions of some comparisons, e.g. ``10 % and 25 % of the labels (20 and 50 images)``."""
+    found = [_point(points, one) for one in those]
+    shares, counts = [f"{100 * point.fraction:.3g} %" for point in found], [str(point.images) for point in found]
+    return f"{_listed(shares)} of the labels ({_listed(counts)} images)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _point(points: Sequence[schema.PointEntry], one: Comparison) -> schema.PointEntry:

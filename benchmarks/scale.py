@@ -72,12 +72,12 @@ def written(path: Path, count: int, side: int) -> None:
 
 def train(path: Path, backbone: str, side: int, steps: int, out: Path) -> None:
     """Fine-tune in this process for about so many steps."""
-    from radtransfer.training import loop
+    from radtransfer.training import loop, schedule
     from radtransfer.training.steps import finetune
 
-    whole = loop.steps_per_epoch
-    per_epoch = min(steps, whole(store.Store.open(path).rows("train"), loop.Recipe(1, BATCH, 1e-4, 0.0, 0)))
-    loop.steps_per_epoch = lambda rows, recipe: min(steps, whole(rows, recipe))
+    whole = schedule.steps_per_epoch
+    per_epoch = min(steps, whole(len(store.Store.open(path).rows("train")), BATCH))
+    vars(loop)["steps_per_epoch"] = lambda images, batch_size: min(steps, whole(images, batch_size))
     finetune(
         target_store=path, backbone=backbone, tl_source="scratch", pretrained=None, epochs=max(1, steps // per_epoch),
         batch_size=BATCH, learning_rate=1e-4, weight_decay=0.0, layer_decay=1.0, freeze_epochs=0, patience=0,

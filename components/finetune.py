@@ -1,7 +1,7 @@
 """The component that fine-tunes one backbone on the target images."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
 from radtransfer_components.support import IMAGE
 
@@ -14,6 +14,10 @@ def finetune(
     epochs: int,
     recipe: dict,
     refit: bool,
+    equal_steps: bool,
+    pretrain_epochs: int,
+    source_images: Input[Artifact],
+    pretrained_models: str,
     code_version: str,
     model: Output[Model],
     curves: Output[Metrics],
@@ -26,11 +30,16 @@ def finetune(
 
     with support.task("finetune", tl_source, backbone, code_version=code_version, model=model.path) as call:
         from radtransfer.config import entries
+        from radtransfer.training.control import extra_steps
         from radtransfer.training.steps import finetune
 
         support.expect(target_store.path, "image-store", role="target")
         if pretrained is not None:
             support.expect(pretrained.path, "model", backbone=backbone, stage="pretrain")
+        settings = entries(recipe)
+        images = int(Path(source_images.path).read_text(encoding="utf-8"))
+        others = {"images": images, "batch_size": settings["batch_size"], "epochs": pretrain_epochs}
+        extra = extra_steps(tl_source, backbone, pretrained_models, **others) if equal_steps else 0
         call(
             finetune,
             target_store=Path(target_store.path),
@@ -38,8 +47,9 @@ def finetune(
             tl_source=tl_source,
             pretrained=Path(pretrained.path) if pretrained is not None else None,
             epochs=epochs,
-            **entries(recipe),
+            **settings,
             refit=refit,
+            extra_steps=extra,
             out=Path(model.path),
         )
         said = {"backbone": backbone, "tl_source": tl_source, "stage": "finetune"}

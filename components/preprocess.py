@@ -1,7 +1,7 @@
 """The component that turns data sets into image stores."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Dataset, Output
+from kfp.dsl import HTML, Artifact, Dataset, Output
 
 from radtransfer_components.support import IMAGE
 
@@ -23,6 +23,7 @@ def preprocess(
     test_fraction: float,
     test_fold: list,
     validation_fraction: float,
+    label_fraction: float,
     max_images: int,
     previous_splits: str,
     on_problem: dict,
@@ -32,6 +33,7 @@ def preprocess(
     target_store: Output[Dataset],
     source_store: Output[Dataset],
     data_report: Output[HTML],
+    source_images: Output[Artifact],  # number of those to train on, which spares other tasks the whole store
 ) -> None:
     """Decode, check, split and store the target images and the related images to pre-train on."""
     from pathlib import Path
@@ -49,6 +51,7 @@ def preprocess(
             source_layout=source_layout, source_path=source_path, source_parts=source_parts, source_table=source_table,
             image_size=image_size, ct_window=ct_window, crop_border=crop_border, on_problem=on_problem,
             max_images=max_images, test_fraction=test_fraction, test_fold=test_fold,
-            validation_fraction=validation_fraction, previous_splits=previous_splits, seed=seed,
+            validation_fraction=validation_fraction, label_fraction=label_fraction, previous_splits=previous_splits,
+            seed=seed,
         )  # fmt: skip
-        support.show_stores(target_store, source_store, Path(data_report.path))
+        support.show_stores(target_store, source_store, Path(data_report.path), Path(source_images.path))

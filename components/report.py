@@ -42,9 +42,11 @@ def report(
         settings |= {"target_table": target_table, "source_table": source_table, "on_problem": on_problem}
         settings |= {"test_fold": test_fold}
         models = support.by_source("model", models_scratch, models_imagenet, models_in_domain)
+        # `pretrained_models` is a path of one machine; digests tell which models were taken up.
+        config = validate(settings, "pipeline parameters").model_dump(mode="json", exclude={"pretrained_models"})
         call(
             report,
-            config=validate(settings, "pipeline parameters").model_dump(mode="json"),
+            config=config,
             target_store=Path(target_store.path),
             source_store=Path(source_store.path),
             evaluation=Path(evaluation.path),

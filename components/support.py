@@ -201,20 +201,23 @@ def describe(metadata: dict[str, Any], path: str, kind: Kind, **content: Any) ->
     return artifact
 
 
-def show_stores(target: Any, source: Any, page: Path) -> None:
+def show_stores(target: Any, source: Any, page: Path, source_images: Path) -> None:
     """Check the image stores just made and hand what they say of themselves to the KFP UI.
 
     Args:
         target, source: their ``kfp.dsl.Dataset`` artifacts.
         page: the data report to write, HTML.
+        source_images: file to write the number of the source's training images to.
     """
     from radtransfer.pages import write
     from radtransfer.preprocess.data_report import DataReport
+    from radtransfer.preprocess.store import Store
 
     for role, dataset in (("target", target), ("source", source)):
         store = describe(dataset.metadata, dataset.path, "image-store", role=role)
         dataset.metadata.update({f"data_{key}": value for key, value in store.content.get("data", {}).items()})
     write(page, DataReport.of(Path(target.path), Path(source.path)).html())
+    write(source_images, str(len(Store.open(Path(source.path), ("group_id", "split")).rows("train"))))
 
 
 def _leave(metrics: Any) -> None:

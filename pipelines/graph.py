@@ -105,7 +105,8 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
     data = ["data_root", "target_layout", "target_path", "target_part", "target_table"]
     data += ["source_layout", "source_path", "source_parts", "source_table"]
     data += ["image_size", "ct_window", "crop_border", "on_problem", "max_images"]
-    data += ["test_fraction", "test_fold", "validation_fraction", "previous_splits", "seed", "data_version"]
+    data += ["test_fraction", "test_fold", "validation_fraction", "label_fraction", "previous_splits", "seed"]
+    data += ["data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"]
     recipe += ["weights_mirror", "mirror", "seed", "threads", "precision", "checkpoints", "checkpoint_minutes"]
     stores = placed(preprocess.preprocess(**take(*data)), "preprocess")
@@ -134,7 +135,9 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
                 tl_source=tl_source,
                 epochs=p["finetune_epochs"],
                 recipe={name: p[name] for name in recipe},
-                **take("refit"),
+                # An artifact: kfp.local 2.17 hands a task's output parameter into a loop as the loop's item.
+                source_images=stores.outputs["source_images"],
+                **take("refit", "equal_steps", "pretrain_epochs", "pretrained_models"),
                 **given,
             )
             model = placed(tuned, "finetune", looped=True).outputs["model"]

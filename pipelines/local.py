@@ -40,7 +40,13 @@ TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 
 
 def run_local(
-    config: RunConfig, *, data_root: str | Path, out: Path, registry: Path | None = None, dry_run: bool = False
+    config: RunConfig,
+    *,
+    data_root: str | Path,
+    out: Path,
+    registry: Path | None = None,
+    dry_run: bool = False,
+    takes_up: Path | None = None,
 ) -> Path | None:
     """Run a pipeline under ``kfp.local`` and leave its results in ``out``.
 
@@ -53,6 +59,9 @@ def run_local(
         out: folder for the results: new, empty, or of an unfinished run of the same configuration, data and code.
         registry: folder of the model registry to enter the model into.
         dry_run: look, say what would be done and about how long it takes, and leave nothing.
+        takes_up: folder ``pretrained`` of a run beside this one, which pre-trained the models that this run would
+            pre-train. Unlike ``pretrained_models`` it is no part of the configuration, with which this run could be
+            made alone.
 
     Returns:
         Path of the report; None of a dry run.
@@ -62,10 +71,12 @@ def run_local(
             task failed.
     """
     with located(data_root, (config.target_path, config.source_path)) as place:
-        return _run(config, place, out.absolute(), registry, dry_run)
+        return _run(config, place, out.absolute(), registry, dry_run, takes_up)
 
 
-def _run(config: RunConfig, place: Located, out: Path, registry: Path | None, dry_run: bool) -> Path | None:
+def _run(
+    config: RunConfig, place: Located, out: Path, registry: Path | None, dry_run: bool, takes_up: Path | None
+) -> Path | None:
     started = time.time()
     for name in (config.target_path, config.source_path):
         if out.resolve().is_relative_to((place.root / name).resolve()):
@@ -73,7 +84,7 @@ def _run(config: RunConfig, place: Located, out: Path, registry: Path | None, dr
                 f"--out {out}: lies inside the data set {name!r}, which the results would change; name a folder "
                 "outside of it"
             )
-    request, images = requested(config, place, registry)
+    request, images = requested(config, place, registry, takes_up)
     resumed = outfolder.claim(out, request)
     if not resumed or dry_run:
         # In a process of its own: it needs PyTorch, which would stay in memory for the whole run.
@@ -95,6 +106,7 @@ def _run(config: RunConfig, place: Located, out: Path, registry: Path | None, dr
             {
                 "schema": 1,
                 "config": chosen,
+                "takes_up": os.path.relpath(takes_up, out) if takes_up else "",
                 "data_root": place.pinned,
                 "data": place.data,
                 **{key: request["identity"][key] for key in ("data_version", "code_version")},
@@ -154,7 +166,9 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
     return covered
 
 
-def requested(config: RunConfig, place: Located, registry: Path | None) -> tuple[dict[str, Any], list[int]]:
+def requested(
+    config: RunConfig, place: Located, registry: Path | None, takes_up: Path | None = None
+) -> tuple[dict[str, Any], list[int]]:
     """All that a run depends on, and how many images it has of target and source; none is opened."""
     from radtransfer.preprocess.inherit import Inherited
     from radtransfer.preprocess.selection import Asked, select
@@ -176,8 +190,10 @@ def requested(config: RunConfig, place: Located, registry: Path | None) -> tuple
     if config.previous_splits:
         Inherited.read(place.root, config.previous_splits)
         identity["previous_splits_sha256"] = file_sha256(place.root / config.previous_splits)
-    if config.pretrained_models:
-        folder = Path(config.pretrained_models)
+    if takes_up:
+        arguments["pretrained_models"] = str(takes_up)
+    if arguments["pretrained_models"]:
+        folder = Path(arguments["pretrained_models"])
         asked = config.in_domain_init, config.pretrain_task
         models = {name: find(folder, name, *asked, boxes=config.pretrain_boxes) for name in config.backbones}
         identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from radtransfer.config import TL_SOURCES, RunConfig
 from radtransfer.progress import console
+
+if TYPE_CHECKING:
+    from radtransfer.training.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,15 @@ class Work:
 
 
 def plan(config: RunConfig, target: int, source: int) -> list[Work]:
-    """The training and extraction of a run; imports PyTorch and tries every backbone for a moment.
+    """The training and extraction of a run; see :func:`plans`."""
+    return plans([config], target, source)[0]
+
+
+def plans(configs: Sequence[RunConfig], target: int, source: int) -> list[list[Work]]:
+    """The training and extraction of several runs; imports PyTorch and tries every backbone for a moment.
 
     Args:
-        config: the run.
+        configs: the runs, with the same backbones, sizes, threads and precision.
         target, source: images of the two stores, before any is opened.
 
     Raises:
@@ -44,25 +53,49 @@ def plan(config: RunConfig, target: int, source: int) -> list[Work]:
     from radtransfer.training.pace import pace
     from radtransfer.training.weights import check_available
 
+    config = configs[0]
     check_backbones(config.backbones)
     check_available(config.backbones, config.weights_mirror)
+    tried = (config.input_size, config.batch_size, config.threads, config.precision)
+    paces = {name: pace(name, *tried) for name in config.backbones}
+    return [_work(each, paces, target, source) for each in configs]
+
+
+def _work(config: RunConfig, paces: Mapping[str, Pace], target: int, source: int) -> list[Work]:
     known = target * (1 - (1 / config.test_fold[1] if config.test_fold else config.test_fraction))
+    known *= config.label_fraction
     learnt, related = (images * (1 - config.validation_fraction) for images in (known, source))
     fits, views = 2 if config.refit else 1, 2 if config.mirror else 1
     rows = []
     for name in config.backbones:
-        its = pace(name, config.input_size, config.batch_size, config.threads, config.precision)
+        its = paces[name]
         if not config.pretrained_models:
             spent = its.training(config.pretrain_epochs, related, views * (source - related))
             rows.append(Work("pretrain", name, 1, round(related), config.pretrain_epochs, spent))
-        spent = its.training(config.finetune_epochs, learnt, views * (known - learnt))
-        if config.refit:
-            spent += its.training(config.finetune_epochs, known, 0)
+        for epochs, count in _finetuning(config, name, learnt, related).items():
+            spent = its.training(epochs, learnt, views * (known - learnt))
+            if config.refit:
+                spent += its.training(epochs, known, 0)
+            rows.append(Work("finetune", name, count, round(learnt), fits * epochs, count * spent))
         count = len(TL_SOURCES)
-        rows.append(Work("finetune", name, count, round(learnt), fits * config.finetune_epochs, count * spent))
         spent = count * views * fits * target * its.forward
         rows.append(Work("extract", name, count, target, views * fits, spent))
     return rows
+
+
+def _finetuning(config: RunConfig, backbone: str, images: float, related: float) -> dict[int, int]:
+    """Epochs of the fine-tunings of a backbone, and how many of them have so many."""
+    from radtransfer.training.control import epochs_with, extra_steps
+
+    size, models = config.batch_size, config.pretrained_models
+    source = {"images": max(1, round(related)), "batch_size": size, "epochs": config.pretrain_epochs}
+    target = {"images": max(1, round(images)), "batch_size": size, "epochs": config.finetune_epochs}
+    found: dict[int, int] = {}
+    for tl_source in TL_SOURCES:
+        extra = extra_steps(tl_source, backbone, models, **source) if config.equal_steps else 0
+        epochs = epochs_with(extra, **target)
+        found[epochs] = found.get(epochs, 0) + 1
+    return found
 
 
 def show(config: RunConfig, rows: Sequence[Work]) -> None:

@@ -130,6 +130,13 @@ class RunConfig(BaseModel):
         "in place of test_fraction; empty: one split. Another seed cuts other folds",
     )
     validation_fraction: float = Field(default=0.2, gt=0, lt=0.6, description="share kept for validation")
+    label_fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the target's train and validation images, in whole groups of both classes, whose labels "
+        "are used; nothing learns from the others. The test images are the same for all",
+    )
     previous_splits: str = Field(
         default="",
         description="splits.csv that an earlier run left, relative to the data root: images that it names keep their "
@@ -164,6 +171,11 @@ class RunConfig(BaseModel):
         default=False, description="let pre-training learn from the lesion boxes of the source too: where lesions are"
     )
     finetune_epochs: int = Field(default=8, ge=1, description="passes over the target's training images")
+    equal_steps: bool = Field(
+        default=False,
+        description="control: train networks from scratch and with ImageNet weights on the target for as many steps as "
+        "the in-domain ones are given in pre-training and fine-tuning together",
+    )
     refit: bool = Field(
         default=False,
         description="when all is chosen, train networks and classifiers again on train and validation images together, "

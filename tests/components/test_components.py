@@ -100,13 +100,15 @@ def test_components_hand_on_what_they_were_given(
     recipe |= {"precision": "bfloat16", "mirror": "false"}
     trained = {"recipe": recipe, "epochs": 1, "code_version": ""}
     target, source = make(dsl.Dataset, "target"), make(dsl.Dataset, "source")
-    page = make(dsl.HTML, "data")
+    page, number = make(dsl.HTML, "data"), make(dsl.Artifact, "source-images")
     component("preprocess")(
         data_root="d", target_layout="l", target_path="t", target_part="<hand>", target_table={}, source_layout="l",
         source_path="s", source_parts=[], source_table={}, image_size=64, test_fraction=0.2, validation_fraction=0.2,
-        max_images=0, on_problem={}, previous_splits="", test_fold=[], ct_window=[], crop_border=True,
-        seed=3, data_version="", code_version="", target_store=target, source_store=source, data_report=page,
+        label_fraction=1.0, max_images=0, on_problem={}, previous_splits="", test_fold=[], ct_window=[],
+        crop_border=True, seed=3, data_version="", code_version="", target_store=target, source_store=source,
+        data_report=page, source_images=number,
     )  # fmt: skip
+    assert Path(number.path).read_text() == "4"
     assert target.metadata["role"] == "target" and len(target.metadata["digest"]) == 64
     assert "&lt;hand&gt;" in Path(page.path).read_text() and "<hand>" not in Path(page.path).read_text()
     related, curves = make(dsl.Model, "related"), make(dsl.Metrics, "curves of training")
@@ -122,8 +124,9 @@ def test_components_hand_on_what_they_were_given(
         model = make(dsl.Model, f"model-{tl_source}")
         given = {"pretrained": related} if tl_source == "in_domain" else {}
         component("finetune")(
-            target_store=target, backbone="b", tl_source=tl_source, refit=True, model=model, **given, **trained
-        )
+            target_store=target, backbone="b", tl_source=tl_source, refit=True, model=model, equal_steps=True,
+            pretrain_epochs=3, source_images=number, pretrained_models="", **given, **trained
+        )  # fmt: skip
         assert model.metadata["tl_source"] == tl_source
         features, fused = make(dsl.Artifact, f"features-{tl_source}"), make(dsl.Artifact, f"fused-{tl_source}")
         said = {"tl_source": tl_source, "code_version": ""}

@@ -79,9 +79,11 @@ def _check(out: Path, first: Path, second: Path) -> None:
     assert seen == set(splits(first, "source")["sha256"]) and not seen & set(target["sha256"])
     steps = [[task["step"] for task in json.loads((run / "run.json").read_text())["tasks"]] for run in (first, second)]
     assert steps[0].count("pretrain") == steps[1].count("pretrain") == 1
-    config = json.loads((second / "run.json").read_text())["config"]
-    assert (config["seed"], config["test_fold"]) == (0, [2, 2])
-    assert config["pretrained_models"] == str(first / "pretrained")
+    told = json.loads((second / "run.json").read_text())
+    config = told["config"]
+    assert (config["seed"], config["test_fold"], config["pretrained_models"]) == (0, [2, 2], "")
+    assert told["takes_up"] == "../seed0-fold1/pretrained"
+    assert str(out) not in (second / "report.html").read_text()
 
     # Every image is tested once, and the pooled figures are those of the scores that the runs left.
     tables = [pd.read_parquet(run / "evaluation" / "test_scores.parquet") for run in (first, second)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,13 @@ def images(count: int = 120, positives: int = 40, per_group: int = 1) -> pd.Data
 
 
 def write_run(
-    folder: Path, test: pd.DataFrame, *, noise: int = 0, boost: float = 0.0, level: float = 0.0, **config: Any
+    folder: Path,
+    test: pd.DataFrame,
+    *,
+    noise: int = 0,
+    boost: float | Mapping[str, float] = 0.0,
+    level: float = 0.0,
+    **config: Any,
 ) -> Path:
     """A finished run.
 
@@ -48,11 +54,12 @@ def write_run(
         folder: its folder.
         test: its test images, of :func:`images`.
         noise: seed of its scores.
-        boost: added to the strength of every network.
+        boost: added to the strength of every network, or of those of the sources that it names.
         level: added to every logit: of a model that scores higher than others.
         config: entries of its configuration.
     """
-    config = {"name": "made", "seed": 0, "test_fold": [], "pretrained_models": "", "batch_size": 8} | config
+    own = {"name": "made", "seed": 0, "test_fold": [], "pretrained_models": "", "batch_size": 8, "label_fraction": 1.0}
+    config = own | config
     folder.mkdir(parents=True)
     rng = np.random.default_rng(noise)
     labels = test["label"].to_numpy(dtype=bool)
@@ -62,7 +69,8 @@ def write_run(
     for name, (source, features, classifier, strength) in ROWS.items():
         row_id = name if source == "shortcut" else f"{name}/seed{config['seed']}"
         ids[source, features] = row_id
-        power = strength + (boost if source != "shortcut" else 0)
+        more = boost.get(source, 0.0) if isinstance(boost, Mapping) else boost
+        power = strength + (more if source != "shortcut" else 0)
         own = 0.7 * shared + 0.7 * rng.normal(size=len(test))
         table[row_id] = 0.3 if classifier == "majority" else expit(level - 0.5 + power * (labels - 0.5) + own)
         told = {"id": row_id, "tl_source": source, "features": features, "classifier": classifier}
@@ -76,6 +84,9 @@ def write_run(
         artifacts.write_json(staging / "curves.json", curves)
         table.to_parquet(staging / "test_scores.parquet", index=False)
         content |= {"selected": choices["in_domain"]["fused"], "choices": choices, "warnings": []}
+        count = round(100 * config["label_fraction"])
+        counts = {"images": count, "positives": count // 3}
+        content["learnt_from"] = {"train": counts, "validation": counts}
     with (folder / "splits.csv").open("w", newline="", encoding="utf-8") as stream:
         lines = csv.writer(stream)
         lines.writerow(["role", "image_id", "sha256", "split"])

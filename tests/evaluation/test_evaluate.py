@@ -46,6 +46,7 @@ def make_store(
     synthetic: bool = False,
     grouping: str = "patient",
     test_labels: Callable[[np.ndarray], np.ndarray] = lambda labels: labels,
+    label_fraction: float | None = None,
 ) -> Path:
     """A store of 8 x 8 noise, three images a group.
 
@@ -106,6 +107,7 @@ def make_store(
             files_found=images,
             rejected=[],
             notes=[],
+            **({} if label_fraction is None else {"label_fraction": label_fraction}),
         )
     return path
 
@@ -246,6 +248,14 @@ def test_metrics_json_is_what_the_contract_says(made: Made) -> None:
         assert (one["beside"] or {}).get("test") == beside.get(one["metric"])
         assert one["low"] <= one["difference"] <= one["high"] and one["p_value"] <= one["adjusted_p"]
     assert MetricsFile.model_validate(made.metrics).model_dump(mode="json") == made.metrics
+
+
+def test_the_label_fraction_of_the_store_is_that_of_every_row(tmp_path: Path) -> None:
+    made = make(tmp_path, make_store(tmp_path / "store", label_fraction=0.25))
+    assert {row["label_fraction"] for row in made.metrics["results"]} == {0.25}
+    assert made.content["learnt_from"].keys() == {"train", "validation"}
+    for count in made.content["learnt_from"].values():
+        assert 0 < count["positives"] < count["images"]
 
 
 def test_every_candidate_and_shortcut_is_a_row_on_both_levels(made: Made) -> None:

@@ -552,6 +552,23 @@ def test_a_published_result_of_the_target_stands_beside(
     assert "232 images" in section and "Alammar" in section
 
 
+def test_the_control_is_told_in_place_of_uneven_budgets(made: Made, tmp_path: Path) -> None:
+    models = []
+    for path in made.arguments["models"]:
+        described = artifacts.read(path, "model")
+        told = {"extra_steps": 610, "planned_steps": 754, "target_steps": 754}
+        if described.content["tl_source"] == "in_domain":
+            told = {"extra_steps": 0, "planned_steps": 150}
+        models.append(tmp_path / path.name)
+        with artifacts.writing(models[-1], "model", step="finetune", settings={}) as (folder, content):
+            shutil.copy(path / "history.csv", folder)
+            content.update(described.content, **told)
+    page, _ = Made(made.arguments | {"models": models}, made.metrics, made.evaluation).report(tmp_path)
+    assert "Control “trained as long”" in page and "same number of training steps in all" in page
+    assert "steps on the target differ" not in page and "Fairness:" not in page
+    assert "Early stopping ended some" in page and "in_domain" in page
+
+
 def test_a_refit_is_told(made: Made, tmp_path: Path) -> None:
     models = []
     for path in made.arguments["models"]:

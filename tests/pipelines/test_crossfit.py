@@ -15,6 +15,7 @@ from radtransfer.artifacts import read_json, write_json
 from radtransfer.config import RunConfig
 from radtransfer.errors import RadtransferError
 from radtransfer_pipelines import crossfit as module
+from radtransfer_pipelines import members
 from radtransfer_pipelines.crossfit import crossfit
 from radtransfer_pipelines.plan import Work
 
@@ -27,15 +28,16 @@ class Runs:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, RunConfig]] = []
+        self.taken_up: list[Path | None] = []
         self.stop_before = ""
         self.code = "0.1.0+aa"
 
-    def __call__(self, config: RunConfig, *, data_root: str, out: Path) -> None:
+    def __call__(self, config: RunConfig, *, data_root: str, out: Path, takes_up: Path | None) -> None:
         if out.name == self.stop_before:
             raise KeyboardInterrupt
-        if config.pretrained_models.startswith(str(out.parent)):
-            assert Path(config.pretrained_models).is_dir()
+        assert takes_up is None or takes_up.is_dir()
         self.asked.append((out.name, config))
+        self.taken_up.append(takes_up)
         number, of = config.test_fold
         write_run(out, TEST[number - 1 :: of], noise=number, **config.model_dump(mode="json"))
         write_json(out / "run.json", read_json(out / "run.json") | {"code_version": self.code})
@@ -46,7 +48,7 @@ class Runs:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs()
     identity = {"data_version": "d1"}
-    monkeypatch.setattr(module, "run_local", made)
+    monkeypatch.setattr(members, "run_local", made)
     monkeypatch.setattr(
         module, "requested", lambda *_: ({"identity": identity | {"code_version": made.code}}, [60, 100])
     )
@@ -65,12 +67,11 @@ def test_one_run_for_each_seed_and_fold_pretrained_once_a_seed(runs: Runs, tmp_p
     page = crossfit(config(), data_root=tmp_path, out=out, folds=3, repeats=2)
     assert page == out / "comparison.html" and page.is_file()
     assert [name for name, _ in runs.asked] == [f"seed{seed}-fold{fold}" for seed in (5, 6) for fold in (1, 2, 3)]
-    for name, made in runs.asked:
+    for (name, made), takes_up in zip(runs.asked, runs.taken_up, strict=True):
         seed, fold = int(name[4]), int(name[-1])
         assert (made.seed, made.test_fold) == (seed, [fold, 3])
-        assert made.pretrained_models == ("" if fold == 1 else str(out / f"seed{seed}-fold1" / "pretrained"))
-        own = {"seed": 5, "test_fold": [], "pretrained_models": ""}
-        assert made.model_copy(update=own) == config()
+        assert takes_up == (None if fold == 1 else out / f"seed{seed}-fold1" / "pretrained")
+        assert made.model_copy(update={"seed": 5, "test_fold": []}) == config()
     found = read_json(out / "comparison.json")
     assert found["test"]["images"] == 60 and found["subjects"][0]["seeds"] == [5, 6]
 
@@ -78,6 +79,7 @@ def test_one_run_for_each_seed_and_fold_pretrained_once_a_seed(runs: Runs, tmp_p
 def test_models_that_are_given_serve_all_runs(runs: Runs, tmp_path: Path) -> None:
     crossfit(config(pretrained_models="earlier"), data_root=tmp_path, out=tmp_path / "out", folds=2)
     assert [made.pretrained_models for _, made in runs.asked] == ["earlier", "earlier"]
+    assert runs.taken_up == [None, None]
 
 
 def test_it_goes_on_where_it_was_and_takes_more_repeats(runs: Runs, tmp_path: Path) -> None:

@@ -265,6 +265,30 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(fake_run: FakeRun)
     assert stdout == "" and not fake_run.out.exists() and not fake_run.calls
 
 
+def test_a_dry_run_knows_what_the_control_and_fewer_labels_cost(fake_run: FakeRun) -> None:
+    """One step an epoch on source and target: 5 of pre-training make 8 epochs of fine-tuning 13."""
+    code, _, stderr = fake_run("--dry-run", "--set", "equal_steps=true", "--set", "label_fraction=0.5")
+    assert code == 0, stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in stderr.splitlines() if "│" in line]
+    assert [row[:5] for row in rows[:4]] == [
+        ["pretrain", "b2", "1", "2", "5"],
+        ["finetune", "b2", "2", "1", "13"],
+        ["finetune", "b2", "1", "1", "8"],
+        ["extract", "b2", "3", "2", "2"],
+    ]
+
+
+@pytest.mark.slow
+def test_the_control_reaches_the_trainings_that_it_is_for(fake_run: FakeRun) -> None:
+    """Four images of the source are one step an epoch, five epochs of pre-training five steps."""
+    code, _, stderr = fake_run("--set", "equal_steps=true", "--set", "backbones=[b1]", "--set", "label_fraction=0.5")
+    assert code == 0, stderr
+    tuned = [call for call in fake_run.calls if call.startswith("finetune")]
+    more = [f"finetune {source} b1 and 5 more steps" for source in ("imagenet", "scratch")]
+    assert sorted(tuned) == sorted([*more, "finetune in_domain b1"])
+    assert "label_fraction: 0.5" in (fake_run.out / "config.yaml").read_text()
+
+
 def test_ctrl_c_ends_what_is_looked_at_first_at_once() -> None:
     """The terminal sends it to all processes of the command."""
     code = (

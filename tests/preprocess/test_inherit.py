@@ -71,6 +71,19 @@ def rejected(store: Store) -> dict[str, str]:
     return {entry["file"]: entry["reason"] for entry in store.content["rejected"]}
 
 
+def test_images_whose_labels_were_unused_keep_what_they_were_dealt_to(
+    first: tuple[Path, Store, Store], tmp_path: Path
+) -> None:
+    root, *stores = first
+    fewer = run(root, tmp_path / "fewer", previous_splits=FILE, label_fraction=0.4)
+    assert set(splits(fewer[0]).values()) == {"train", "validation", "test", "unused"}
+    (root / "again.csv").write_bytes((fewer[0].artifact.path / FILE).read_bytes())
+    assert splits(*run(root, tmp_path / "all", previous_splits="again.csv")) == splits(*stores)
+    more = run(root, tmp_path / "more", previous_splits="again.csv", label_fraction=0.7)
+    for image, split in splits(fewer[0]).items():
+        assert split in ("unused", splits(more[0])[image])
+
+
 def test_old_images_keep_their_splits_and_new_ones_are_dealt(first: tuple[Path, Store, Store], tmp_path: Path) -> None:
     """Three revisions; one file is exported anew, one renamed, and a new image comes of a patient of the test set."""
     root, *stores = first

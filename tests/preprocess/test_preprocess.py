@@ -70,6 +70,40 @@ def test_each_image_is_tested_in_one_fold(root: Path, tmp_path: Path) -> None:
     assert sorted(tested) == table["image_id"].tolist()
 
 
+def test_label_fractions_share_test_images_and_source_and_are_nested(root: Path, tmp_path: Path) -> None:
+    stores = {share: run(root, tmp_path / str(share), label_fraction=share) for share in (0.3, 0.6, 1)}
+    tables = {share: target.manifest.set_index("image_id") for share, (target, _) in stores.items()}
+    assert len({source.artifact.digest for _, source in stores.values()}) == 1
+    used = {share: set(table.index[table["split"].isin(("train", "validation"))]) for share, table in tables.items()}
+    assert used[0.3] < used[0.6] < used[1]
+    for share, table in tables.items():
+        assert (table["split"] == "test").equals(tables[1]["split"] == "test")
+        learnt = table["split"].isin(("train", "validation"))
+        assert table["split"][learnt].equals(tables[1]["split"][learnt])  # less, and nothing in another place
+        assert set(table["split"][~learnt]) == {"test"} | ({"unused"} if share < 1 else set())
+        for split in ("train", "validation"):
+            whole, part = ((one["split"] == split).sum() for one in (tables[1], table))
+            assert abs(part - share * whole) <= 4
+            assert set(table["label"][table["split"] == split]) == {0, 1}
+        content = stores[share][0].content
+        assert content["label_fraction"] == share
+        assert any(note.startswith("label_fraction") for note in content["notes"]) == (share < 1)
+    unused = tables[0.3].index[tables[0.3]["split"] == "unused"]
+    assert stores[0.3][0].content["counts"]["unused"].keys() == stores[0.3][0].content["counts"]["train"].keys()
+    assert len(stores[0.3][0].rows("train", "validation", "test")) == len(tables[1]) - len(unused)
+    listed = pd.read_csv(tmp_path / "0.3" / "target" / "splits.csv").query("role == 'target'").set_index("image_id")
+    assert listed["split"].to_dict() == tables[0.3]["split"].to_dict()
+    assert listed["dealt_to"].to_dict() == tables[1]["split"].to_dict()
+
+
+def test_a_label_fraction_that_cannot_be_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(RadtransferError, match=r"label_fraction 0\.001 leaves a class without images"):
+        run(root, tmp_path, label_fraction=0.001)
+    with pytest.raises(RadtransferError, match=r"label_fraction: 1\.5 is out of range"):
+        run(root, tmp_path, label_fraction=1.5)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_source_is_the_same_in_every_fold(tmp_path: Path) -> None:
     """So one pre-training serves all folds: what shares a group with any target image is left out, tested or not."""
     place = folders(tmp_path)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess.split import Splits, assign, check_classes, fold, keep_at_most
+from radtransfer.preprocess.split import Splits, assign, check_classes, fold, keep_at_most, label_ranks, unused
 
 FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
@@ -127,3 +127,49 @@ def test_a_missing_class_is_named() -> None:
     with pytest.raises(RadtransferError, match=r"class 'fractured' has 1 images, .* test split"):
         check_classes([0, 0, 1], ["train", "test", "train"], ["train", "test"], ("normal", "fractured"), "target X")
     check_classes([0, 1, 0, 1], ["train", "train", "test", "test"], ["train", "test"], ("a", "b"), "x")
+
+
+@settings(max_examples=60, deadline=None)
+@given(images(), st.integers(0, 1000), st.floats(0.25, 0.95), st.floats(0, 1))
+def test_a_label_fraction_takes_its_share_and_smaller_ones_are_within_it(
+    data: tuple[list[str], list[int]], seed: int, fraction: float, smaller: float
+) -> None:
+    groups, labels = data
+    dealt = assign(groups, labels, FRACTIONS, seed)
+    try:
+        less, more = (unused(groups, labels, dealt, share, seed, "x") for share in (smaller * fraction, fraction))
+    except RadtransferError:
+        return  # the test below
+    assert more <= less and not any(dealt[group] == "test" for group in less)
+    for split in ("train", "validation"):
+        its = [group for group in groups if dealt[group] == split]
+        used = sum(group not in more for group in its)
+        assert abs(used - fraction * len(its)) <= 6  # half of the largest group in each of three lines
+        left = {
+            label for group, label in zip(groups, labels, strict=True) if dealt[group] == split and group not in less
+        }
+        assert left == {label for group, label in zip(groups, labels, strict=True) if dealt[group] == split}
+
+
+@settings(max_examples=40, deadline=None)
+@given(images(), st.integers(0, 1000))
+def test_a_label_fraction_that_is_too_small_says_which_is_possible(
+    data: tuple[list[str], list[int]], seed: int
+) -> None:
+    groups, labels = data
+    dealt = assign(groups, labels, FRACTIONS, seed)
+    with pytest.raises(RadtransferError, match=r"label_fraction 0\.001 leaves a class without") as caught:
+        unused(groups, labels, dealt, 0.001, seed, "target X")
+    possible = float(str(caught.value).split("; ")[1].split()[0])
+    assert 0.001 < possible <= 1
+    unused(groups, labels, dealt, possible, seed, "target X")
+    with pytest.raises(RadtransferError, match="is the smallest that is possible"):
+        unused(groups, labels, dealt, possible - 0.002, seed, "target X")
+
+
+def test_which_labels_are_used_depends_on_the_seed_and_not_on_the_order() -> None:
+    groups = [f"p{i}" for i in range(100)]
+    labels = [int(i % 4 == 0) for i in range(100)]
+    ranks = [label_ranks(groups, labels, seed) for seed in (0, 0, 1)]
+    assert ranks[0] == ranks[1] != ranks[2]
+    assert label_ranks(groups[::-1], labels[::-1], 0) == ranks[0]

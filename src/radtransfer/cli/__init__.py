@@ -10,11 +10,13 @@ import sys
 from typing import NoReturn
 
 from radtransfer.cli import datasets
+from radtransfer.cli.learning_curve import learning_curve
 from radtransfer.cli.steps import app
 from radtransfer.cli.tune import tune
 from radtransfer.errors import RadtransferError
 
 app.add_typer(datasets.app, name="datasets")
+app.command()(learning_curve)
 app.command()(tune)
 
 

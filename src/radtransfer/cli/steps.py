@@ -191,6 +191,9 @@ def preprocess(
         typer.Option(help="Number and count: test on this one (from 1) of so many folds, in place of a fraction."),
     ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.2,
+    label_fraction: Annotated[
+        float, typer.Option(help="Share of the target's train and validation images whose labels are used.")
+    ] = 1.0,
     max_images: Annotated[int, typer.Option(min=0, help="Cap on the images of each store; 0: none.")] = 0,
     seed: Seed = 0,
     target_table: Annotated[
@@ -228,6 +231,7 @@ def preprocess(
         test_fraction=test_fraction,
         test_fold=test_fold or (),
         validation_fraction=validation_fraction,
+        label_fraction=label_fraction,
         max_images=max_images,
         seed=seed,
         target_out=target_out,
@@ -324,6 +328,9 @@ def finetune(
     refit: Annotated[
         bool, typer.Option("--refit", help="Train again on train and validation images together, to predict with.")
     ] = False,
+    extra_steps: Annotated[
+        int, typer.Option(min=0, help="More steps: as many as pre-training takes, for the control `trained as long`.")
+    ] = 0,
 ) -> None:
     """Fine-tune one backbone on the target images."""
     from radtransfer.training.steps import finetune as step
@@ -349,6 +356,7 @@ def finetune(
         checkpoints=checkpoints,
         checkpoint_minutes=checkpoint_minutes,
         refit=refit,
+        extra_steps=extra_steps,
         out=out,
     )
 

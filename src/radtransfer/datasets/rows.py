@@ -34,7 +34,7 @@ class Row:
     cells: dict[str, str]
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
     """Read some columns of a table, row by row; rows that hold nothing in them are passed over.
 
     Args:
@@ -42,6 +42,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             it) or a ``.parquet`` file, whose numbers and truth values become the text that pandas writes for them
             (``1``, ``1.0``, ``True``; none: empty).
         columns: those wanted; each must be there once.
+        optional: read too where they are there; without a cell where they are not.
 
     Raises:
         RadtransferError: neither of the two, damaged, too large, without rows, or a column is missing, there twice or
@@ -55,7 +56,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             raise RadtransferError(f"{path}: {size} bytes; tables of at most {MAX_BYTES} bytes are read")
         read = _csv_rows if path.suffix.lower() == ".csv" else _parquet_rows
         found = False
-        for row in read(path, columns):
+        for row in read(path, columns, optional):
             if not any(row.cells.values()):
                 continue
             longest = max(map(len, row.cells.values()))
@@ -71,7 +72,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise RadtransferError(f"{path}: has no rows; expected one per image")
 
 
-def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _csv_rows(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
     with path.open("rb") as stream:
         if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise RadtransferError(f"{path}: UTF-16, not UTF-8; save it as 'CSV UTF-8'")
@@ -82,7 +83,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             first = 2
             if header == ["sep=", ""]:  # Excel's own line, which says what separates the cells
                 header, first = [cell.strip() for cell in next(reader, [])], 3
-            places = _places(path, header, columns)
+            places = _places(path, header, [*columns, *(name for name in optional if name in header)])
             for number, cells in enumerate(reader, start=first):
                 _bounded(path, number - 1)
                 if any(cells[len(header) :]):
@@ -100,11 +101,12 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             raise RadtransferError(f"{path}, line {reader.line_num}: not well-formed CSV ({error})") from None
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet_rows(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
     import pyarrow.parquet as pq  # not needed for most data sets
 
     try:
         schema = pq.read_schema(path)
+        columns = [*columns, *(name for name in optional if name in schema.names)]
         _places(path, schema.names, columns)
         _check_types(path, schema, columns)
         # As dictionaries, a long text that stands in every row lies in memory once.

@@ -97,6 +97,7 @@ class Series:
         label: its name in the legend of the figure and for assistive technology.
         faint: drawn thin and pale.
         mark: positions in ``x`` that get a marker; a line of one point is only its marker.
+        band: lower and upper end of a pale band around the line, at each ``x``; empty: none.
     """
 
     source: str
@@ -105,6 +106,7 @@ class Series:
     label: str
     faint: bool = False
     mark: tuple[int, ...] = ()
+    band: Sequence[tuple[float, float]] = ()
 
 
 def swatch(source: str) -> Markup:
@@ -220,6 +222,10 @@ def plot(
     for one in series:
         points = [(px(a), py(b)) for a, b in zip(one.x, one.y, strict=True)]
         drawn = [Markup("<title>{}</title>").format(one.label)]
+        if one.band:
+            ends = [[(px(a), py(pair[end])) for a, pair in zip(one.x, one.band, strict=True)] for end in (0, 1)]
+            around = " ".join(f"{a:g},{b:g}" for a, b in (*ends[0], *reversed(ends[1])))
+            drawn.append(Markup('<polygon class="band" points="{}"/>').format(around))
         if len(points) > 1:
             coordinates = " ".join(f"{a:g},{b:g}" for a, b in points)
             drawn.append(Markup('<polyline points="{}"/>').format(coordinates))

@@ -17,7 +17,7 @@ from scipy.stats import norm
 from radtransfer.evaluation import delong
 from radtransfer.evaluation.counts import from_tests
 from radtransfer.evaluation.intervals import DIGITS, Measured, percentile
-from radtransfer.evaluation.metrics import Metric
+from radtransfer.evaluation.metrics import Floats, Metric
 from radtransfer.evaluation.proportions import mcnemar_clustered, mcnemar_exact
 
 ALPHA = 0.05
@@ -64,7 +64,26 @@ class Comparison:
 
 
 def compare(a: str, b: str, metric: Metric, measured: dict[str, Measured], family: str) -> Comparison:
-    """Paired comparison of two sets of scores measured on the same replicates.
+    """Paired comparison of two sets of scores measured on the same replicates, see :func:`contrast`.
+
+    Args:
+        a: row id, key of ``measured``.
+        b: row id, key of ``measured``.
+        metric: what is compared.
+        measured: all rows, measured with one and the same resamples.
+        family: the comparisons that are corrected together.
+    """
+    first, second = measured[a].intervals[metric].value, measured[b].intervals[metric].value
+    if first is None or second is None:
+        return Comparison(a, b, metric, None, None, None, None, None, family)
+    found = contrast(
+        a, b, metric, first - second, measured[a].replicates[metric] - measured[b].replicates[metric], family
+    )
+    return found if found.p_value is None else replace(found, beside=_beside(metric, measured[a], measured[b]))
+
+
+def contrast(a: str, b: str, metric: Metric, value: float, differences: Floats, family: str) -> Comparison:
+    """What is shown by a difference and its replicates.
 
     The interval is the percentile interval of the B replicated differences d*. The p-value inverts it, with the
     Monte Carlo correction of Davison and Hinkley (1997, chapter 4: the observed data count as one more replicate), on
@@ -76,19 +95,14 @@ def compare(a: str, b: str, metric: Metric, measured: dict[str, Measured], famil
     can take is 2 / (B + 1). ``adjusted_p`` is the same until :func:`holm` is called.
 
     Args:
-        a: row id, key of ``measured``.
-        b: row id, key of ``measured``.
-        metric: what is compared.
-        measured: all rows, measured with one and the same ``weights``.
+        a, b, metric: what it is the difference of.
+        value: observed.
+        differences: [B], NaN where undefined.
         family: the comparisons that are corrected together.
     """
-    first, second = measured[a].intervals[metric].value, measured[b].intervals[metric].value
-    if first is None or second is None:
-        return Comparison(a, b, metric, None, None, None, None, None, family)
-    differences = measured[a].replicates[metric] - measured[b].replicates[metric]
     # equal scores give equal sums, but ECE's and nearly equal ones may differ in the last bit: that is no difference
-    differences[np.abs(differences) < 1e-12] = 0
-    interval = percentile(first - second, differences)
+    differences = np.where(np.abs(differences) < 1e-12, 0, differences)
+    interval = percentile(value, differences)
     replicates = len(differences)
     if interval.low is None:
         return Comparison(a, b, metric, interval.value, None, None, None, None, family)
@@ -106,7 +120,6 @@ def compare(a: str, b: str, metric: Metric, measured: dict[str, Measured], famil
         p,
         family,
         smallest_detectable=detectable(float(differences.std(ddof=1)), 1),
-        beside=_beside(metric, measured[a], measured[b]),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,75 @@ JSON = "comparison.json"
 PAGE = "comparison.html"
 
 
+@dataclass(frozen=True)
+class Together:
+    """Finished runs and cross-fittings measured on the same images with the same resamples, so that all is paired.
+
+    Attributes:
+        subjects: what was measured.
+        measured: every choice of every subject, by :func:`row_id`.
+        images: test images, of all folds.
+        groups, positives: leakage groups among them, and positive ones.
+        fewest: leakage groups that hold the class that the fewest hold.
+        warnings: what limits all figures.
+    """
+
+    subjects: list[Subject]
+    measured: dict[str, Measured]
+    images: int
+    groups: int
+    positives: int
+    fewest: int
+    warnings: list[str]
+
+    @property
+    def test(self) -> schema.TestSet:
+        return schema.TestSet(images=self.images, groups=self.groups, positives=self.positives)
+
+
+def measure_together(subjects: list[Subject], bootstrap: int, seed: int) -> Together:
+    """Measure every choice of every subject: a TL source's fused and single choice, the selected model, the shortcuts.
+
+    Of a cross-fitting a choice is measured as a procedure: each fold's own choice on that fold's images, see
+    :func:`radtransfer.evaluation.intervals.measure_tests`.
+
+    Args:
+        subjects: with the same test images, see :func:`radtransfer.evaluation.finished.open_subjects`.
+        bootstrap: replicates behind every interval and p-value; all share one set of group resamples.
+        seed: of the resamples.
+
+    Raises:
+        RadtransferError: the images lack a class.
+    """
+    images = subjects[0].images
+    labels, groups = images["label"].to_numpy(dtype=bool), images["group_id"].to_numpy()
+    if labels.all() or not labels.any():
+        raise RadtransferError(f"{subjects[0].runs[0].path}: its {len(labels)} test images are all of one class")
+    with threadpool_limits(1):  # as in `evaluate`
+        resamples = resample(groups, labels, bootstrap, seed)
+        work = [(subject, choice) for subject in subjects for choice in subject.choices]
+        measured = {
+            row_id(subject, choice): measure_tests(
+                labels, subject.tests(choice), resamples, subject.runs[0].config.get("prevalence") or None
+            )
+            for subject, choice in track(work, "compare", len(work))
+        }
+    warnings = [one for one in (verdict.SYNTHETIC, verdict.NO_PATIENTS) if _warned(subjects, one)]
+    return Together(
+        subjects,
+        measured,
+        images=len(images),
+        groups=len(set(groups)),
+        positives=int(labels.sum()),
+        fewest=verdict.fewest(labels, groups)[0],
+        warnings=warnings + verdict.few(labels, groups),
+    )
+
+
 def compare_runs(folders: Sequence[Path], *, bootstrap: int, seed: int) -> schema.ComparisonFile:
     """Measure and compare finished runs that were tested on the same images.
 
-    Of a cross-fitting, every choice (a TL source's fused and single choice, the selected model, the shortcuts) is
-    measured as a procedure: each fold's own choice on that fold's images, see
-    :func:`radtransfer.evaluation.intervals.measure_tests`. All subjects and repeats share one set of group resamples,
-    so that every difference is paired. Families corrected by Holm: those of
+    They are measured as :func:`measure_together` says. Families corrected by Holm: those of
     :func:`radtransfer.evaluation.verdict.within` for each subject (``A: tl_source`` where there are several), and
     ``run``: AUROC of the same choice (fused of each TL source, selected) in two subjects, a later less an earlier one.
 
@@ -53,26 +115,12 @@ def compare_runs(folders: Sequence[Path], *, bootstrap: int, seed: int) -> schem
         raise RadtransferError(
             f"{folders[0]}: one run alone, which its own report shows; name another one, or a cross-fitting"
         )
-    images = subjects[0].images
-    labels, groups = images["label"].to_numpy(dtype=bool), images["group_id"].to_numpy()
-    if labels.all() or not labels.any():
-        raise RadtransferError(f"{folders[0]}: its {len(labels)} test images are all of one class")
-    with threadpool_limits(1):  # as in `evaluate`
-        resamples = resample(groups, labels, bootstrap, seed)
-        work = [(subject, choice) for subject in subjects for choice in subject.choices]
-        measured = {
-            _id(subject, choice): measure_tests(
-                labels, subject.tests(choice), resamples, subject.runs[0].config.get("prevalence") or None
-            )
-            for subject, choice in track(work, "compare", len(work))
-        }
-    fewest, _ = verdict.fewest(labels, groups)
-    warnings = [one for one in (verdict.SYNTHETIC, verdict.NO_PATIENTS) if _warned(subjects, one)]
-    warnings += verdict.few(labels, groups)
+    together = measure_together(subjects, bootstrap, seed)
+    measured, fewest, warnings = together.measured, together.fewest, list(together.warnings)
     comparisons: list[Comparison] = []
     answers: list[str] = []
     for subject in subjects:
-        found, text, against = _within(subject, measured, fewest, bootstrap, len(images))
+        found, text, against = _within(subject, measured, fewest, bootstrap, together.images)
         before = f"{subject.label} ({subject.name}): " if len(subjects) > 1 else ""
         comparisons += found if len(subjects) > 1 else [replace(one, family=one.family.split(": ")[1]) for one in found]
         answers.append(before + text)
@@ -84,14 +132,14 @@ def compare_runs(folders: Sequence[Path], *, bootstrap: int, seed: int) -> schem
     return schema.ComparisonFile(
         target=subjects[0].runs[0].target,
         positive_class=subjects[0].runs[0].positive_class,
-        test=schema.TestSet(images=len(images), groups=len(set(groups)), positives=int(labels.sum())),
+        test=together.test,
         bootstrap=bootstrap,
         seed=seed,
-        subjects=[_subject(subject) for subject in subjects],
+        subjects=[described(subject) for subject in subjects],
         settings=_settings(subjects),
         answers=answers,
         warnings=warnings,
-        results=[_row(subject, choice, measured[_id(subject, choice)]) for subject, choice in work],
+        results=pooled_rows(together),
         comparisons=[schema.ComparisonEntry(**asdict(one)) for one in [*between, *comparisons]],
     )
 
@@ -101,22 +149,32 @@ def write(comparison: schema.ComparisonFile, out: Path) -> Path:
     from radtransfer import pages
     from radtransfer.evaluation.comparison_page import render
 
-    described = comparison.model_dump(mode="json")
+    content = comparison.model_dump(mode="json")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / JSON, described)
-    pages.write(out / PAGE, render(described))
+    write_json(out / JSON, content)
+    pages.write(out / PAGE, render(content))
     return out / PAGE
 
 
-def _id(subject: Subject, choice: str) -> str:
+def row_id(subject: Subject, choice: str) -> str:
+    """What a choice of a subject is called."""
     return f"{subject.label}/{choice}"
+
+
+def pooled_rows(together: Together) -> list[schema.PooledRow]:
+    """A row for every choice of every subject."""
+    return [
+        _row(subject, choice, together.measured[row_id(subject, choice)])
+        for subject in together.subjects
+        for choice in subject.choices
+    ]
 
 
 def _within(
     subject: Subject, measured: dict[str, Measured], fewest: int, bootstrap: int, images: int
 ) -> tuple[list[Comparison], str, list[str]]:
     """The comparisons within a subject, the answer that they give, and the warnings."""
-    own = {choice: measured[_id(subject, choice)] for choice in subject.choices}
+    own = {choice: measured[row_id(subject, choice)] for choice in subject.choices}
     choices: dict[str, dict[str, str]] = {
         source: {kind: f"{source}/{kind}" for kind in ("fused", "single")}
         for source in TL_SOURCES
@@ -127,7 +185,7 @@ def _within(
     shortcuts = {shortcut: own[shortcut].intervals["auroc"].value for shortcut in verdict.LEARNT}
     warnings = verdict.warnings(found, shortcuts, bootstrap)
     renamed = [
-        replace(one, a=_id(subject, one.a), b=_id(subject, one.b), family=f"{subject.label}: {one.family}")
+        replace(one, a=row_id(subject, one.a), b=row_id(subject, one.b), family=f"{subject.label}: {one.family}")
         for one in found
     ]
     return renamed, str(text), warnings
@@ -135,7 +193,7 @@ def _within(
 
 def _between(subjects: list[Subject], measured: dict[str, Measured]) -> list[Comparison]:
     return [
-        compare(_id(later, choice), _id(earlier, choice), "auroc", measured, BETWEEN)
+        compare(row_id(later, choice), row_id(earlier, choice), "auroc", measured, BETWEEN)
         for earlier, later in combinations(subjects, 2)
         for choice in earlier.choices
         if choice in later.choices and (choice.endswith("/fused") or choice == SELECTED)
@@ -164,7 +222,8 @@ def _warned(subjects: list[Subject], warning: str) -> bool:
     return any(warning in run.evaluation.content["warnings"] for subject in subjects for run in subject.runs)
 
 
-def _subject(subject: Subject) -> schema.SubjectEntry:
+def described(subject: Subject) -> schema.SubjectEntry:
+    """Where a subject lies and what it was made with."""
     first = subject.runs[0]
     return schema.SubjectEntry(
         label=subject.label,
@@ -200,8 +259,8 @@ def _row(subject: Subject, choice: str, measured: Measured) -> schema.PooledRow:
     repeats = [
         _auroc(subject.images["label"].to_numpy(dtype=bool), test.scores, test.folds) for test in subject.tests(choice)
     ]
-    described = dict(zip(_DESCRIBED, same, strict=True)) | {
-        "id": _id(subject, choice),
+    told = dict(zip(_DESCRIBED, same, strict=True)) | {
+        "id": row_id(subject, choice),
         "run": subject.label,
         "choice": kind,
         "seed": "pooled" if len(subject.seeds) > 1 else subject.seeds[0],
@@ -212,7 +271,7 @@ def _row(subject: Subject, choice: str, measured: Measured) -> schema.PooledRow:
         "seed_spread": _spread(repeats),
     }
     values = {metric: schema.IntervalEntry(**one._asdict()) for metric, one in measured.intervals.items()}
-    return schema.PooledRow.model_validate(described | values)
+    return schema.PooledRow.model_validate(told | values)
 
 
 _DESCRIBED = ("tl_source", "features", "classifier")

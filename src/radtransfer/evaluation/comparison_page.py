@@ -27,7 +27,7 @@ def render(comparison: dict[str, Any]) -> str:
         "difference": report_text.difference,
         "p_value": lambda row, name: report_text.p_value(row, name, bootstrap),
         "row_name": row_name,
-        "chosen": _chosen,
+        "chosen": chosen,
     }
     environment.tests["shown"] = report_text.shown
     drawn = [row for row in comparison["comparisons"] if row["metric"] == "auroc"]
@@ -113,7 +113,7 @@ def _family_name(family: str) -> str:
     return f"{label}. {FAMILY_NAMES.get(name, name)}" if label else FAMILY_NAMES.get(name, name)
 
 
-def _chosen(row: dict[str, Any]) -> str:
+def chosen(row: dict[str, Any]) -> str:
     """What the runs chose, the most frequent first, with how often where they did not agree."""
     names = []
     for one in row["chosen"]:

@@ -110,7 +110,7 @@ def evaluate(
             row_id = entry.id + level.suffix
             labels, scores = metrics.check(level.labels, level.scores(entry.scores), row_id)
             measured[row_id] = measure(labels, scores, entry.threshold, level.resamples, prevalence or None)
-            rows.append(_row(row_id, entry, run_seed, level, row_id == selected, measured[row_id]))
+            rows.append(_row(row_id, entry, run_seed, level, row_id == selected, measured[row_id], store))
             curves[row_id] = {
                 "roc": metrics.roc(labels, scores),
                 "confusion": metrics.confusion(labels, scores, entry.threshold),
@@ -146,6 +146,7 @@ def evaluate(
             "choices": choices,
             "answer": verdict.answer(choices, comparisons, measured, len(test), few, bootstrap),
             "warnings": warnings,
+            "learnt_from": {split: _count(store, split) for split in ("train", "validation")},
         }
 
 
@@ -257,7 +258,9 @@ def _levels(test: pd.DataFrame, store: Store, bootstrap: int, seed: int) -> tupl
     return [*levels, mean, mean._replace(pooling="max")], []
 
 
-def _row(row_id: str, entry: Entry, seed: int, level: Level, selected: bool, measured: Measured) -> schema.Row:
+def _row(
+    row_id: str, entry: Entry, seed: int, level: Level, selected: bool, measured: Measured, store: Store
+) -> schema.Row:
     values = {name: schema.IntervalEntry(**one._asdict()) for name, one in measured.intervals.items()}
     described = {
         "id": row_id,
@@ -265,6 +268,7 @@ def _row(row_id: str, entry: Entry, seed: int, level: Level, selected: bool, mea
         "features": entry.features,
         "classifier": entry.classifier,
         "seed": seed,
+        "label_fraction": store.content.get("label_fraction", 1.0),
         "level": level.name,
         "pooling": level.pooling,
         "selected": selected,
@@ -285,6 +289,11 @@ def _warnings(
     shortcuts = {row.id: row.auroc.value for row in rows if row.id in verdict.LEARNT}
     found += verdict.few(images.labels, images.groups)
     return found + verdict.warnings(comparisons, shortcuts, bootstrap)
+
+
+def _count(store: Store, split: str) -> dict[str, int]:
+    labels = store.manifest["label"].iloc[store.rows(split)]
+    return {"images": len(labels), "positives": int((labels == 1).sum())}
 
 
 def _target(store: Store) -> str:

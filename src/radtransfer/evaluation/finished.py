@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ SELECTED = "selected"
 SHORTCUTS = (*verdict.LEARNT, "shortcut/majority_class")
 FOLD_FOLDER = re.compile(r"seed\d+-fold\d+")
 OWN = ("seed", "test_fold", "pretrained_models", "budget_minutes")
-"""Entries of a configuration in which the runs of one cross-fitting differ."""
+"""Entries of a configuration in which the runs of one cross-fitting may differ."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Finished:
     rows: dict[str, dict[str, Any]]
     scores: dict[str, Floats]
     thresholds: dict[str, float]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What two runs are held against each other by, see :func:`unlike`."""
+        return {"config": self.config, "code_version": self.code_version, "data_version": self.data_version}
 
     @property
     def seed(self) -> int:
@@ -160,28 +165,49 @@ def open_subject(folder: Path, label: str) -> Subject:
     return subject
 
 
-def alike(one: Finished, other: Finished) -> str | None:
-    """What keeps two runs from being of one cross-fitting, in words; None: nothing."""
-    settings = [{key: value for key, value in run.config.items() if key not in OWN} for run in (one, other)]
-    for key in settings[0] | settings[1]:
-        if settings[0].get(key) != settings[1].get(key):
-            return f"{key} is {settings[0].get(key)!r} there and {settings[1].get(key)!r} here"
-    for name in ("code_version", "data_version"):
-        if getattr(one, name) != getattr(other, name):
-            return f"{name} is {getattr(one, name)!r} there and {getattr(other, name)!r} here"
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any], own: Collection[str] = OWN) -> tuple[str, Any, Any] | None:
+    """The first thing in which two runs differ that belong together: its name and what each has; None: nothing.
+
+    Args:
+        one, other: what ``run.json`` tells: ``config``, ``code_version``, ``data_version``.
+        own: entries of the configuration in which they may differ.
+    """
+    told = [
+        {key: value for key, value in run["config"].items() if key not in own}
+        | {key: run[key] for key in ("code_version", "data_version")}
+        for run in (one, other)
+    ]
+    for key in told[0] | told[1]:
+        if told[0].get(key) != told[1].get(key):
+            return key, told[0].get(key), told[1].get(key)
     return None
+
+
+def check_alike(first: Finished, other: Finished, own: Collection[str], what: str) -> None:
+    """See that two runs belong together.
+
+    Args:
+        first, other: the runs.
+        own: see :func:`unlike`.
+        what: they are to be of one of these, named in errors.
+
+    Raises:
+        RadtransferError: they do not.
+    """
+    found = unlike(first.told, other.told, own)
+    if found:
+        key, was, now = found
+        raise RadtransferError(
+            f"{other.path}: not of one {what} with {first.path.name}: {key} is {was!r} there and {now!r} here; make "
+            f"the runs of one {what} with one configuration, code and data"
+        )
 
 
 def _check_crossfit(folder: Path, subject: Subject) -> None:
     """Whether the runs are one cross-fitting in which every image is tested once for each seed."""
     first = subject.runs[0]
     for run in subject.runs:
-        told = alike(first, run)
-        if told:
-            raise RadtransferError(
-                f"{run.path}: not of one cross-fitting with {first.path.name}: {told}; make the runs of one "
-                "cross-fitting with one configuration, code and data"
-            )
+        check_alike(first, run, OWN, "cross-fitting")
     for seed in subject.seeds:
         runs = subject.repeat(seed)
         there = [run.config.get("test_fold") for run in runs]

@@ -108,9 +108,25 @@ class Run:
         """Whether networks and classifiers were trained again on train and validation images together."""
         return any(one.content["refit"] for one in self.models)
 
+    @property
+    def trained_as_long(self) -> bool:
+        """Whether networks that were not pre-trained got the steps of pre-training on the target."""
+        return any(one.content.get("extra_steps") for one in self.models)
+
+    @cached_property
+    def ended_early(self) -> list[str]:
+        """Networks that early stopping kept from taking all steps that they were given."""
+        return [
+            f"{one.content['tl_source']} {one.content['backbone']}"
+            for one in self.models
+            if one.content["target_steps"] < one.content.get("planned_steps", 0)
+        ]
+
     @cached_property
     def uneven(self) -> list[str]:
-        """Backbones whose sources took different numbers of steps on the target."""
+        """Backbones whose sources took different numbers of steps on the target, which no control accounts for."""
+        if self.trained_as_long:
+            return []
         steps: dict[str, set[int]] = {}
         for one in self.models:
             steps.setdefault(one.content["backbone"], set()).add(one.content["target_steps"])

@@ -206,3 +206,41 @@ class ComparisonFile(_Strict):
     warnings: Sequence[str]
     results: Sequence[PooledRow]
     comparisons: Sequence[ComparisonEntry]
+
+
+class PointEntry(_Strict):
+    """How many labels one label fraction comes to: train and validation images, of folds their mean."""
+
+    run: str = Field(description="label of the subject: A, B, ...")
+    fraction: float = Field(gt=0, le=1)
+    images: int = Field(ge=1)
+    positives: int = Field(ge=1)
+
+
+class NeededEntry(_Strict):
+    """How many labels ImageNet transfer needs to reach the AUROC that in-domain pre-training has with fewer or more."""
+
+    run: str
+    images: int = Field(description="that in-domain pre-training had")
+    auroc: float
+    needed: int
+    low: int | None = Field(description="of the 95 % interval; null: fewer than the fewest that were tried")
+    high: int | None = Field(description="null: more than the most that were tried")
+
+
+class LearningCurveFile(_Strict):
+    """``learning_curve.json`` as a whole; subjects, points and rows by label fraction, the smallest first."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    target: str
+    positive_class: str
+    test: TestSet
+    bootstrap: int
+    seed: int
+    subjects: Sequence[SubjectEntry]
+    points: Sequence[PointEntry]
+    answers: Sequence[str]
+    warnings: Sequence[str]
+    results: Sequence[PooledRow]
+    comparisons: Sequence[ComparisonEntry]
+    needed: Sequence[NeededEntry]

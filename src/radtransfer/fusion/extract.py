@@ -11,6 +11,7 @@ import numpy as np
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.split import UNUSED
 from radtransfer.preprocess.store import Store
 from radtransfer.training.inference import batches
 from radtransfer.training.network import load_network
@@ -63,7 +64,7 @@ def extract(*, store: Path, models: Sequence[Path], threads: int, out: Path) -> 
             _pass(described, fit, images, folder)
         index = images.manifest[["image_id", "group_id", "split"]].reset_index(drop=True)
         labels = images.manifest["label"].reset_index(drop=True).astype("Int8")
-        index["label"] = labels.mask(index["split"] == "test")
+        index["label"] = labels.mask(index["split"].isin(("test", UNUSED)))
         index.to_parquet(folder / "index.parquet", index=False)
         content.update(
             tl_source=first.content["tl_source"],

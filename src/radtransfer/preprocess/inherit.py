@@ -10,16 +10,18 @@ from typing import Any
 
 from radtransfer.datasets.rows import read_rows
 from radtransfer.errors import RadtransferError, near
-from radtransfer.preprocess.split import SPLITS
+from radtransfer.preprocess.split import DEALT, UNUSED
 
 FILE = "splits.csv"
 COLUMNS = ("role", "image_id", "sha256", "split")
+DEALT_TO = "dealt_to"
+"""Column for the split that an image was dealt to, which is another than its split only where its label was unused."""
 ROLES = ("target", "source")
 
 
 @dataclass(frozen=True)
 class Inherited:
-    """Which split each image of an earlier revision was in.
+    """Which split each image of an earlier revision was dealt to, whether or not its label was used.
 
     An image is known again by its name or by the sha256 of its file, so that neither a file that was renamed nor one
     that was exported anew loses its split.
@@ -51,9 +53,11 @@ class Inherited:
         if not path.is_file():
             raise RadtransferError(f"previous_splits: {path}: no such file; it is {FILE} of an earlier run")
         known: dict[tuple[str, str], str] = {}
-        for row in read_rows(path, COLUMNS):
+        for row in read_rows(path, COLUMNS, optional=(DEALT_TO,)):
             role, name, sha256, split = (row.cells[column] for column in COLUMNS)
-            for value, allowed in ((role, ROLES), (split, SPLITS)):
+            if split == UNUSED:
+                split = row.cells.get(DEALT_TO, "")
+            for value, allowed in ((role, ROLES), (split, DEALT)):
                 if value not in allowed:
                     raise RadtransferError(
                         f"{path}, {row.name}: {value!r} is not expected here; {near(value, allowed)}"
@@ -74,8 +78,9 @@ class Inherited:
 
 
 def write(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-    """Write :data:`FILE` for the next revision, from the manifest rows of each role."""
+    """Write :data:`FILE` for the next revision, from the manifest rows of each role with :data:`DEALT_TO` in them."""
+    columns = (*COLUMNS[1:], DEALT_TO)
     with (folder / FILE).open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows([role, *(row[column] for column in COLUMNS[1:])] for role in ROLES for row in rows[role])
+        table.writerow((COLUMNS[0], *columns))
+        table.writerows([role, *(row[column] for column in columns)] for role in ROLES for row in rows[role])

@@ -19,7 +19,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import grouping, split, store
 from radtransfer.preprocess.describe import describe
 from radtransfer.preprocess.ingest import Levels, Refused, ingest
-from radtransfer.preprocess.inherit import Inherited
+from radtransfer.preprocess.inherit import DEALT_TO, Inherited
 from radtransfer.preprocess.inherit import write as write_splits
 from radtransfer.preprocess.letterbox import Letterbox
 from radtransfer.preprocess.pixels import Grey, Window
@@ -76,6 +76,7 @@ def preprocess(
     ct_window: Sequence[float] = (),
     crop_border: bool = False,
     on_problem: Mapping[str, Any] | None = None,
+    label_fraction: float = 1.0,
 ) -> None:
     """Decode, letterbox, group, split and store the images of a target part and of its source.
 
@@ -108,6 +109,9 @@ def preprocess(
         crop_border: cut away the flat border around an image (film edge, collimation) before it is scaled, see
             :func:`radtransfer.preprocess.border.inside_border`; groups and grey levels are those of the whole image.
         on_problem: policies for what may be wrong with files, see :func:`radtransfer.problems.policies`.
+        label_fraction: share of the target's train and validation images, each in whole groups and stratified by
+            class, whose labels are used, above 0, 1 at most. The others stay in the store, in a split ``unused``.
+            Groups used with a fraction are used with every larger one; test and source images do not depend on it.
 
     Raises:
         RadtransferError: a folder, layout, part or class is missing, a split would lack a class, both stores are to
@@ -143,6 +147,7 @@ def preprocess(
             "test_fold": test_fold,
             "ct_window": list(ct_window),
             "crop_border": crop_border,
+            "label_fraction": label_fraction,
         }
         of_pixels = ("target", "source", "ct_window", "crop_border")
         shared = {"root": str(place.root.resolve())} | {key: settings[key] for key in of_pixels}
@@ -158,18 +163,22 @@ def preprocess(
         _stop_at(chosen, sides)
         names, pairs = _group_names(images, descriptors, scratch)
         kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
-        splits = {}
+        dealt = {}
         for side in sides:
-            kept[side.role], splits[side.role] = _split(
+            kept[side.role], dealt[side.role] = _split(
                 side, kept[side.role], images, names, inherited, test_fraction, test_fold, validation_fraction,
                 max_images, seed,
             )  # fmt: skip
+        splits = dealt | {"target": _budgeted(sides[0], kept["target"], images, names, dealt, label_fraction, seed)}
         _stop_at(chosen, sides, [images[i] for mine in kept.values() for i in mine])
         written: dict[str, list[dict[str, Any]]] = {}
         for side in sides:
             mine, (folder, content) = kept[side.role], folders[side.role]
             own = set(mine)
-            rows = written[side.role] = [_row(images[i], side, names[i], splits[side.role][names[i]]) for i in mine]
+            rows = written[side.role] = [
+                _row(images[i], side, names[i], splits[side.role][names[i]]) | {DEALT_TO: dealt[side.role][names[i]]}
+                for i in mine
+            ]
             lost = sum(len(images[i].record.boxes) for i in mine) - sum(len(row["boxes"]) for row in rows)
             if lost:
                 side.notes.append(f"{lost} boxes hold nothing of what is shown of their images and are left out")
@@ -180,6 +189,8 @@ def preprocess(
             joined = sum(own.issuperset(pair) for pair in pairs)
             told = describe(side, rows, [images[i].levels for i in mine], image_size, joined)
             content.update(told, ct_window=list(ct_window), crop_border=crop_border, data=place.data)
+            if side.role == "target":
+                content["label_fraction"] = label_fraction
         write_splits(folders["target"][0], written)
 
 
@@ -404,6 +415,32 @@ def _split(
         side.title,
     )
     return sorted(positions, key=lambda i: images[i].record.file), splits
+
+
+def _budgeted(
+    side: Side,
+    positions: list[int],
+    images: list[_Image],
+    names: list[str],
+    dealt: Mapping[str, Splits],
+    fraction: float,
+    seed: int,
+) -> Splits:
+    """The target's splits when the labels of only a fraction of its train and validation images are used."""
+    splits = dealt[side.role]
+    if not 0 < fraction <= 1:
+        raise RadtransferError(f"label_fraction: {fraction:g} is out of range; expected above 0, 1 at most")
+    if fraction == 1:
+        return splits
+    groups, labels = [names[i] for i in positions], [images[i].record.label for i in positions]
+    left_out = split.unused(groups, labels, splits.by_group, fraction, seed, side.title)
+    without = sum(group in left_out for group in groups)
+    known = sum(splits[group] != "test" for group in groups)
+    side.notes.append(
+        f"label_fraction {fraction:g}: the labels of {known - without} of {known} train and validation images are "
+        f"used; nothing learns from the other {without}, in the split {split.UNUSED}"
+    )
+    return Splits({**splits.by_group, **dict.fromkeys(left_out, split.UNUSED)})
 
 
 def _inheritance(inherited: Inherited, was: Mapping[int, set[str]], before: Mapping[str, set[str]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,11 @@ import numpy as np
 
 from radtransfer.errors import RadtransferError
 
-SPLITS = ("train", "validation", "test")
+DEALT = ("train", "validation", "test")
+"""What groups are dealt to."""
+UNUSED = "unused"
+"""Where groups of train and validation go whose labels a run shall do without, see :func:`label_ranks`."""
+SPLITS = (*DEALT, UNUSED)
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,73 @@ def keep_at_most(groups: Sequence[str], classes: Sequence[int], cap: int, seed: 
         kept.remove(group)
         excess -= size[group]
     return kept
+
+
+def label_ranks(groups: Sequence[str], classes: Sequence[int], seed: int) -> dict[str, float]:
+    """An order of the groups of one split, of which any first part holds its share of each class.
+
+    Groups with the same classes in them are lined up by a hash of group and seed; the rank of a group is where its
+    middle lies in its line, as a share of the line's images. So the groups up to rank ``f`` hold a share ``f`` of the
+    images of each line, to within half a group, and those of a smaller share are among those of a larger one.
+
+    Args:
+        groups, classes: as for :func:`assign`.
+        seed: another seed, another order.
+
+    Returns:
+        rank of each group, above 0 and below 1.
+    """
+    held: dict[str, list[int]] = {}
+    for group, label in zip(groups, classes, strict=True):
+        held.setdefault(group, []).append(label)
+    lines: dict[tuple[int, ...], list[str]] = {}
+    for group in sorted(held, key=lambda name: seeded_hash(f"labels {name}", seed)):
+        lines.setdefault(tuple(sorted(set(held[group]))), []).append(group)
+    ranks = {}
+    for line in lines.values():
+        total, before = sum(len(held[group]) for group in line), 0
+        for group in line:
+            ranks[group] = (before + len(held[group]) / 2) / total
+            before += len(held[group])
+    return ranks
+
+
+def unused(
+    groups: Sequence[str],
+    classes: Sequence[int],
+    dealt: Mapping[str, str],
+    fraction: float,
+    seed: int,
+    what: str,
+) -> set[str]:
+    """Groups of train and validation whose labels are not used when only a fraction of both is to be.
+
+    Those used with a fraction are used with every larger one, whatever becomes of the test groups is left alone.
+
+    Args:
+        groups, classes: as for :func:`assign`.
+        dealt: split of each group.
+        fraction: of the images of each class, above 0, 1 at most.
+        seed: another seed, other groups.
+        what: named in errors.
+
+    Raises:
+        RadtransferError: train or validation would lack a class; it says which fraction is possible.
+    """
+    left_out: set[str] = set()
+    possible = 0.0
+    for split in ("train", "validation"):
+        its = [(group, label) for group, label in zip(groups, classes, strict=True) if dealt[group] == split]
+        ranks = label_ranks([group for group, _ in its], [label for _, label in its], seed)
+        first = [min(ranks[group] for group, label in its if label == one) for one in {label for _, label in its}]
+        possible = max(possible, *first)
+        left_out |= {group for group, rank in ranks.items() if rank > fraction}
+    if possible > fraction:
+        raise RadtransferError(
+            f"{what}: label_fraction {fraction:g} leaves a class without images in the train or the validation split; "
+            f"{math.ceil(possible * 1000) / 1000:g} is the smallest that is possible here"
+        )
+    return left_out
 
 
 def check_classes(

@@ -23,7 +23,7 @@ from radtransfer.training.checkpoints import Checkpoints
 from radtransfer.training.network import Network
 from radtransfer.training.objective import Objective, Task
 from radtransfer.training.runtime import device, random_state, set_random_state
-from radtransfer.training.schedule import rate, side
+from radtransfer.training.schedule import rate, side, steps_per_epoch
 
 HEAD_RATE = 2.0
 EMA_DECAY = 0.98
@@ -282,7 +282,7 @@ def _epochs(
 ) -> Iterator[_Epoch]:
     """Train on these rows from where it is, and stop after every epoch for the caller to look at it."""
     network, average, generator = training.network, training.average, training.generator
-    size, per_epoch = min(recipe.batch_size, len(rows)), steps_per_epoch(rows, recipe)
+    size, per_epoch = min(recipe.batch_size, len(rows)), steps_per_epoch(len(rows), recipe.batch_size)
     distributed.check_batch(size)
     full = network.input_size
     while training.steps < last * per_epoch and not training.tired(recipe.patience):
@@ -344,11 +344,6 @@ def _too_large(
 
 def _diverged(what: str, how: str, recipe: Recipe) -> RadtransferError:
     return RadtransferError(f"{what}: {how}; set a lower learning_rate (it is {recipe.learning_rate:g})")
-
-
-def steps_per_epoch(rows: NDArray[np.intp], recipe: Recipe) -> int:
-    """Training steps of an epoch over these rows; what does not fill a batch waits for another epoch's order."""
-    return len(rows) // min(recipe.batch_size, len(rows))
 
 
 def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What changes in the course of a training: the size of the images and the learning rate."""
+"""The course of a training: its steps, the size of the images and the learning rate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ GROWTH = ((0.4, 0.5), (0.7, 0.7), (1.0, 1.0))
 """Up to this share of the epochs, this share of the input size (Howard 2018, progressive resizing)."""
 SMALLEST = 160
 """Below this side, px, a radiograph is not shrunk for the first epochs."""
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Training steps of an epoch over so many images; what does not fill a batch waits for another epoch's order."""
+    return images // min(batch_size, images)
 
 
 def side(epoch: int, epochs: int, full: int) -> int:

@@ -16,12 +16,13 @@ from radtransfer.artifacts import Artifact
 from radtransfer.config import Precision, TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
-from radtransfer.training import distributed, loop, reuse
+from radtransfer.training import control, distributed, loop, reuse
 from radtransfer.training.checkpoints import kept
 from radtransfer.training.loop import Recipe
 from radtransfer.training.network import WEIGHTS, Network, load_network, load_weights
 from radtransfer.training.objective import Task
 from radtransfer.training.runtime import device, settle
+from radtransfer.training.schedule import steps_per_epoch
 from radtransfer.training.weights import load_imagenet
 
 LEARNT_FROM = ("image_id", "label", "group_id", "split", "sha256")
@@ -128,6 +129,7 @@ def finetune(
     refit: bool = False,
     precision: Precision = "float32",
     mirror: bool = True,
+    extra_steps: int = 0,
 ) -> None:
     """Train a backbone on the target images, starting from a transfer-learning source, and write a **model**.
 
@@ -139,6 +141,7 @@ def finetune(
         refit: train a second time, on the train and validation splits together, up to the epoch that validation
             chose; the model then predicts with these weights (``weights.safetensors``), and what is chosen later on
             sees the first ones (``selection_weights.safetensors``), which know nothing of the validation images.
+        extra_steps: of the control "trained as long", see :mod:`radtransfer.training.control`; not for ``in_domain``.
 
     The other arguments are those of :func:`pretrain`.
 
@@ -148,6 +151,8 @@ def finetune(
     store = _open(target_store)
     if (pretrained is not None) != (tl_source == "in_domain"):
         raise RadtransferError(f"finetune: a pre-trained model goes with tl_source in_domain only (got {tl_source})")
+    if extra_steps and tl_source == "in_domain":
+        raise RadtransferError("finetune: extra_steps are those that in_domain took in pre-training; leave them out")
     inputs = {"target_store": store.artifact}
     init: Literal["scratch", "imagenet"] = "scratch" if tl_source == "scratch" else "imagenet"
     before = None
@@ -162,7 +167,9 @@ def finetune(
         init = model.content["init"]
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads, precision, mirror, before)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)
-    about: dict[str, object] = {"stage": "finetune", "tl_source": tl_source, "init": init}
+    if extra_steps:
+        recipe = control.lengthened(recipe, len(store.rows("train")), extra_steps)
+    about: dict[str, object] = {"stage": "finetune", "tl_source": tl_source, "init": init, "extra_steps": extra_steps}
     about |= {"pretrained_digest": before.digest if before else None, "task": "abnormality", "boxes": False}
     place = checkpoints, checkpoint_minutes
     _train_and_write(start, store, start.fitting(recipe), about, inputs, place, out, refit)
@@ -271,6 +278,7 @@ def _train_and_write(
             validation_auroc=outcome.validation_auroc,
             source_steps=_source_steps(start) if step == "finetune" else outcome.steps,
             target_steps=outcome.steps if step == "finetune" else 0,
+            planned_steps=recipe.epochs * steps_per_epoch(len(store.rows("train")), recipe.batch_size),
             seed=recipe.seed,
             precision=start.precision,
             mirror=start.mirror,

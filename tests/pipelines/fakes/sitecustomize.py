@@ -84,10 +84,10 @@ def pretrain(*, source_store, backbone, init, out, **_):
     _write(out, "model", "pretrain", backbone=backbone, tl_source=None, stage="pretrain", init=init)
 
 
-def finetune(*, target_store, backbone, tl_source, pretrained, refit, out, **_):
-    assert isinstance(refit, bool)
+def finetune(*, target_store, backbone, tl_source, pretrained, refit, extra_steps, out, **_):
+    assert isinstance(refit, bool) and isinstance(extra_steps, int)
     assert (pretrained is not None) == (tl_source == "in_domain")
-    _note(f"finetune {tl_source} {backbone}")
+    _note(f"finetune {tl_source} {backbone}" + (f" and {extra_steps} more steps" if extra_steps else ""))
     _write(out, "model", "finetune", backbone=backbone, tl_source=tl_source, stage="finetune")
 
 

@@ -16,9 +16,10 @@ from sklearn.metrics import roc_auc_score
 from radtransfer import artifacts
 from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
-from radtransfer.fusion.classify import SEARCH, classify
+from radtransfer.fusion.classify import classify
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
+from radtransfer.fusion.grid import CLASSIFIERS
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.preprocess.store import SCHEMA, Store
 from radtransfer.training.inference import infer
@@ -87,7 +88,7 @@ def test_classifiers_are_complete_chosen_on_validation_and_repeatable(chain: Cha
     path = chain.classifiers[1]
     content = artifacts.read(path, "classifiers").content
     ids = [candidate["id"] for candidate in content["candidates"]]
-    assert {f"fused/{name}" for name in SEARCH} <= set(ids)
+    assert {f"fused/{name}" for name in ("head", "stacking", *CLASSIFIERS)} <= set(ids)
     assert {f"{backbone}/head" for backbone in TINY} <= set(ids)
     by_id = {candidate["id"]: candidate for candidate in content["candidates"]}
     best = max(candidate["validation_auroc"] for candidate in content["candidates"])
@@ -129,8 +130,12 @@ def test_refitted_classifiers_predict_and_the_first_fit_chooses(chain: Chain) ->
                 assert learnt[0] == pytest.approx(learnt[1], rel=1e-6)
         else:
             estimator = load_classifier(path / candidate["file"])
-            assert estimator["scale"].n_samples_seen_ == (~test).sum()
-            raw = raw_score(estimator, np.load(fused / "fused.npy")[:, columns[candidate["features"]]])
+            if candidate["classifier"] == "stacking":
+                read = np.load(fused / "logits.npy")
+            else:
+                assert estimator["scale"].n_samples_seen_ == (~test).sum()
+                read = np.load(fused / "fused.npy")[:, columns[candidate["features"]]]
+            raw = raw_score(estimator, read)
         np.testing.assert_allclose(found[test], calibrate(raw, **candidate["calibration"])[test])
 
 
@@ -164,10 +169,10 @@ def test_labels_of_test_images_choose_nothing(tmp_path: Path) -> None:
     for name in ("features/index.parquet", "fused/index.parquet", "classifiers/scores.parquet"):
         pd.testing.assert_frame_equal(pd.read_parquet(true / name), pd.read_parquet(turned / name))
     first, second = (artifacts.read(path / "classifiers", "classifiers").content for path in (true, turned))
-    for key in ("candidates", "choice", "cv"):
+    for key in ("candidates", "choice", "cv", "ablation"):
         assert first[key] == second[key]
     files = [str(candidate["file"]) for candidate in first["candidates"] if candidate["file"]]
-    assert len(files) == len(SEARCH) + 1
+    assert len(files) == len(CLASSIFIERS) + 2
     for file in files:
         assert (true / "classifiers" / file).read_bytes() == (turned / "classifiers" / file).read_bytes()
 

@@ -10,7 +10,11 @@ from radtransfer_components.support import IMAGE
 def classify(
     fused: Input[Artifact],
     tl_source: str,
+    tried: list,
+    classifier_grid: dict,
+    classifier_budget: int,
     cv_folds: int,
+    cv_repeats: int,
     seed: int,
     code_version: str,
     classifiers: Output[Artifact],
@@ -24,5 +28,10 @@ def classify(
         from radtransfer.fusion.classify import classify
 
         support.expect(fused.path, "fused", tl_source=tl_source)
-        call(classify, fused=Path(fused.path), cv_folds=cv_folds, seed=seed, out=Path(classifiers.path))
+        call(
+            classify,
+            fused=Path(fused.path), classifiers=tried, classifier_grid=classifier_grid,
+            classifier_budget=classifier_budget, cv_folds=cv_folds, cv_repeats=cv_repeats, seed=seed,
+            out=Path(classifiers.path),
+        )  # fmt: skip
         support.describe(classifiers.metadata, classifiers.path, "classifiers", tl_source=tl_source)

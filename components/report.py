@@ -16,6 +16,8 @@ def report(
     on_problem: dict,
     ct_window: list,
     test_fold: list,
+    tried: list,
+    classifier_grid: dict,
     target_store: Input[Dataset],
     source_store: Input[Dataset],
     evaluation: Input[Artifact],
@@ -40,7 +42,7 @@ def report(
 
         settings = config | {"backbones": backbones, "source_parts": source_parts, "ct_window": ct_window}
         settings |= {"target_table": target_table, "source_table": source_table, "on_problem": on_problem}
-        settings |= {"test_fold": test_fold}
+        settings |= {"test_fold": test_fold, "classifiers": tried, "classifier_grid": classifier_grid}
         models = support.by_source("model", models_scratch, models_imagenet, models_in_domain)
         # `pretrained_models` is a path of one machine; digests tell which models were taken up.
         config = validate(settings, "pipeline parameters").model_dump(mode="json", exclude={"pretrained_models"})

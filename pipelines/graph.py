@@ -146,7 +146,12 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
         )
         features = placed(features, "extract").outputs["features"]
         fused = placed(fuse.fuse(features=features, tl_source=tl_source, **take()), "fuse").outputs["fused"]
-        fitted = classify.classify(fused=fused, tl_source=tl_source, **take("cv_folds", "seed"))
+        fitted = classify.classify(
+            fused=fused,
+            tl_source=tl_source,
+            tried=p["classifiers"],
+            **take("classifier_grid", "classifier_budget", "cv_folds", "cv_repeats", "seed"),
+        )
         classifiers[f"classifiers_{tl_source}"] = placed(fitted, "classify").outputs["classifiers"]
         models[f"models_{tl_source}"] = model
 
@@ -169,7 +174,10 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
     bundle = placed(packed, "register").outputs["bundle"]
     # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
     nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
-    scalars = [name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in nested]
+    nested += ("classifier_grid",)
+    scalars = [
+        name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in (*nested, "classifiers")
+    ]
     written = report.report(
         config={name: p[name] for name in scalars} | {"pipeline": pipeline},
         source_store=source_store,
@@ -178,6 +186,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
         pretrained=dsl.Collected(related.outputs["model"]),
         **shared,
         **collected(),
+        tried=p["classifiers"],
         **take(*nested),
     )
     placed(written, "report")

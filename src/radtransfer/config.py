@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from radtransfer.errors import RadtransferError, near
+from radtransfer.fusion import grid
 from radtransfer.problems import PROBLEMS, Policy, policies
 from radtransfer.storage import address
 
@@ -209,7 +210,25 @@ class RunConfig(BaseModel):
         "the heart's in a chest",
     )
 
+    classifiers: list[str] = Field(
+        default=list(grid.CLASSIFIERS), description=f"classifiers tried on the features: {', '.join(grid.CLASSIFIERS)}"
+    )
+    classifier_grid: dict[str, Any] = Field(
+        default={}, description=f"values tried for settings of classifiers, {grid.MEANING}"
+    )
+    classifier_budget: int = Field(
+        default=16,
+        ge=1,
+        description="combinations of values tried for each classifier at most; of more, the first and a draw of others",
+    )
     cv_folds: int = Field(default=5, ge=2, le=20, description="folds of the grouped cross-validation of classifiers")
+    cv_repeats: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="how often the training images are cut into these folds; 0: 3 times where a class has fewer than "
+        "50 groups among them, else once",
+    )
     bootstrap: int = Field(default=2000, ge=100, description="bootstrap replicates behind every interval")
     prevalence: float = Field(
         default=0.0,
@@ -275,6 +294,22 @@ class RunConfig(BaseModel):
                 f"{fold} is no fold; expected [number, of], number from 1 to of, of from 2 to {MAX_FOLDS}, e.g. [1, 5]"
             )
         return fold
+
+    @field_validator("classifiers")
+    @classmethod
+    def _classifiers(cls, names: list[str]) -> list[str]:
+        try:
+            return grid.read_names(names)
+        except RadtransferError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("classifier_grid")
+    @classmethod
+    def _grid(cls, given: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return grid.read_grid(given)
+        except RadtransferError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("on_problem", mode="before")
     @classmethod

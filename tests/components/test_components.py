@@ -33,6 +33,8 @@ LIBRARY = {
     "report": "radtransfer.evaluation.report",
 }
 SOURCES = ("scratch", "imagenet", "in_domain")
+SEARCH = {"tried": ["knn"], "classifier_grid": {"knn.n_neighbors": [3.0]}, "classifier_budget": 4, "cv_folds": 2}
+SEARCH |= {"cv_repeats": 0}
 
 
 def component(step: str) -> Callable[..., None]:
@@ -133,7 +135,7 @@ def test_components_hand_on_what_they_were_given(
         component("extract")(store=target, models=[model], backbones=["b"], threads=1, features=features, **said)
         component("fuse")(features=features, fused=fused, **said)
         fitted = make(dsl.Artifact, f"classifiers-{tl_source}")
-        component("classify")(fused=fused, cv_folds=2, seed=3, classifiers=fitted, **said)
+        component("classify")(fused=fused, seed=3, classifiers=fitted, **SEARCH, **said)
         models[f"models_{tl_source}"], classifiers[f"classifiers_{tl_source}"] = [model], fitted
     evaluation, scalars = make(dsl.Artifact, "evaluation"), make(dsl.Metrics, "scalars")
     curves = make(dsl.ClassificationMetrics, "curves")
@@ -153,7 +155,8 @@ def test_components_hand_on_what_they_were_given(
     config |= {"source_path": "s", "seed": "3", "learning_rate": "5e-04", "batch_size": "16.0"}  # as KFP hands them on
     component("report")(
         config=config, backbones=["b"], source_parts=[], target_table={}, source_table={}, on_problem={}, ct_window=[],
-        test_fold=[1.0, 5.0], source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
+        test_fold=[1.0, 5.0], tried=SEARCH["tried"], classifier_grid=SEARCH["classifier_grid"],
+        source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
         html=html, summary=summary, **shared,
     )  # fmt: skip
     assert library == ["preprocess", "pretrain"] + ["finetune", "extract", "fuse", "classify"] * 3 + [
@@ -208,7 +211,7 @@ def test_missing_and_doubled_models_are_refused(
 def test_task_of_another_code_version_is_refused(library: list[str], make: Callable[..., Any]) -> None:
     with pytest.raises(SystemExit):
         component("classify")(
-            fused=make(dsl.Artifact, "fused"), tl_source="imagenet", cv_folds=2, seed=0,
+            fused=make(dsl.Artifact, "fused"), tl_source="imagenet", seed=0, **SEARCH,
             code_version="0.0.1+old/graph", classifiers=make(dsl.Artifact, "classifiers"),
         )  # fmt: skip
     assert library == []

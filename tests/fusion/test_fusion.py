@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from sklearn.metrics import roc_auc_score
 from radtransfer import artifacts
 from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
-from radtransfer.fusion.classify import SEARCH, classify
+from radtransfer.fusion.classify import classify
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
+from radtransfer.fusion.grid import CLASSIFIERS
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.preprocess.store import SCHEMA, Store
 from radtransfer.training.inference import infer
@@ -87,7 +89,7 @@ def test_classifiers_are_complete_chosen_on_validation_and_repeatable(chain: Cha
     path = chain.classifiers[1]
     content = artifacts.read(path, "classifiers").content
     ids = [candidate["id"] for candidate in content["candidates"]]
-    assert {f"fused/{name}" for name in SEARCH} <= set(ids)
+    assert {f"fused/{name}" for name in ("head", "stacking", *CLASSIFIERS)} <= set(ids)
     assert {f"{backbone}/head" for backbone in TINY} <= set(ids)
     by_id = {candidate["id"]: candidate for candidate in content["candidates"]}
     best = max(candidate["validation_auroc"] for candidate in content["candidates"])
@@ -129,8 +131,12 @@ def test_refitted_classifiers_predict_and_the_first_fit_chooses(chain: Chain) ->
                 assert learnt[0] == pytest.approx(learnt[1], rel=1e-6)
         else:
             estimator = load_classifier(path / candidate["file"])
-            assert estimator["scale"].n_samples_seen_ == (~test).sum()
-            raw = raw_score(estimator, np.load(fused / "fused.npy")[:, columns[candidate["features"]]])
+            if candidate["classifier"] == "stacking":
+                read = np.load(fused / "logits.npy")
+            else:
+                assert estimator["scale"].n_samples_seen_ == (~test).sum()
+                read = np.load(fused / "fused.npy")[:, columns[candidate["features"]]]
+            raw = raw_score(estimator, read)
         np.testing.assert_allclose(found[test], calibrate(raw, **candidate["calibration"])[test])
 
 
@@ -138,6 +144,106 @@ def test_late_fusion_is_the_mean_of_the_heads_and_no_single_network(chain: Chain
     content = artifacts.read(chain.classifiers[0], "classifiers").content
     assert "fused/head" in {candidate["id"] for candidate in content["candidates"]}
     assert content["choice"]["single"] in {f"{backbone}/head" for backbone in TINY}
+
+
+def test_what_every_block_gives_is_on_record_and_no_candidate(chain: Chain) -> None:
+    for path in chain.classifiers:
+        content = artifacts.read(path, "classifiers").content
+        ablation = content["ablation"]
+        assert ablation["of"] == content["choice"]["fused"]
+        scores = pd.read_parquet(path / "scores.parquet")
+        assert [one["backbone"] for one in ablation["without"]] == sorted(TINY)
+        for one in ablation["without"]:
+            assert one["loss"] == pytest.approx(ablation["validation_auroc"] - one["validation_auroc"])
+            assert one["column"] not in {candidate["id"] for candidate in content["candidates"]}
+            assert scores[one["column"]].between(0, 1).all() and 0 < one["threshold"] < 1
+
+
+def _made(folder: Path, split: list[str], labels: list[int], groups: list[int], values: Any, widths: list[int]) -> Path:
+    """Fused features of networks whose logits are the sums of their blocks."""
+    index = pd.DataFrame({"image_id": [f"i{row}" for row in range(len(split))], "group_id": groups, "split": split})
+    index["label"] = pd.array(labels, "Int8")
+    index["label"] = index["label"].mask(index["split"] == "test")
+    edges = np.cumsum([0, *widths]).tolist()
+    with artifacts.writing(folder, "fused", step="fuse", settings={}) as (staging, content):
+        blocks = [
+            {"backbone": f"net{place}", "start": start, "stop": stop, "model_digest": "none"}
+            for place, (start, stop) in enumerate(itertools.pairwise(edges))
+        ]
+        np.save(staging / "fused.npy", np.asarray(values, np.float32))
+        logits = [values[:, one["start"] : one["stop"]].sum(axis=1) for one in blocks]
+        np.save(staging / "logits.npy", np.column_stack(logits).astype(np.float32))
+        index.to_parquet(staging / "index.parquet", index=False)
+        content.update(tl_source="imagenet", blocks=blocks, images=len(index), refit=False, seed=0, store_digest="s")
+    return folder
+
+
+SPLIT = ["train"] * 24 + ["validation"] * 12 + ["test"] * 6
+LABELS = [row % 2 for row in range(42)]
+QUICK: dict[str, Any] = {"cv_folds": 3, "seed": 0, "classifiers": ["logistic_regression", "lda"]}
+
+
+def test_each_block_is_left_out_in_turn(tmp_path: Path) -> None:
+    """One block knows the label, the other one nothing."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(42, 8))
+    values[:, :3] += 2 * np.array(LABELS)[:, None]
+    fused = _made(tmp_path / "fused", SPLIT, LABELS, list(range(42)), values, [3, 5])
+    classify(fused=fused, out=tmp_path / "out", **QUICK)
+    content = artifacts.read(tmp_path / "out", "classifiers").content
+    knowing, other = content["ablation"]["without"]
+    assert knowing["loss"] > 0.2 > other["loss"]
+    assert [one["id"] for one in content["candidates"]] == [
+        "net0/head", "net1/head", "net0/logistic_regression", "net1/logistic_regression", "fused/head",
+        "fused/stacking", "fused/logistic_regression", "fused/lda",
+    ]  # fmt: skip
+    # Without the other block the classifier is that of a run that never had it.
+    alone = _made(tmp_path / "alone", SPLIT, LABELS, list(range(42)), values[:, :3], [3])
+    name, params = content["ablation"]["of"].removeprefix("fused/"), {}
+    chosen = next(one for one in content["candidates"] if one["id"] == content["ablation"]["of"])
+    if name not in ("head", "stacking"):
+        params = {f"{name}.{key}": [value] for key, value in chosen["params"].items()}
+    classify(fused=alone, out=tmp_path / "single", classifier_grid=params, **QUICK)
+    table, single = (pd.read_parquet(tmp_path / run / "scores.parquet") for run in ("out", "single"))
+    np.testing.assert_allclose(table["without/net1"], single[f"fused/{name}"], atol=1e-6)
+    assert artifacts.read(tmp_path / "single", "classifiers").content["ablation"]["without"] == []
+
+
+def test_odd_input_to_classify_is_refused_or_has_a_stated_result(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(42, 8))
+    groups = list(range(42))
+
+    def run(name: str, values: Any, labels: list[int] = LABELS, groups: list[int] = groups, **more: Any) -> Any:
+        fused = _made(tmp_path / name, SPLIT, labels, groups, values, [3, 5])
+        classify(fused=fused, out=tmp_path / f"{name}-out", **(QUICK | more))
+        return artifacts.read(tmp_path / f"{name}-out", "classifiers").content
+
+    for odd in (np.nan, np.inf):
+        spoilt = values.copy()
+        spoilt[30, 4] = odd
+        with pytest.raises(RadtransferError, match=r"row 30, column 4 \(of net1\) is (nan|inf), the first of 1"):
+            run(f"spoilt-{odd}", spoilt)
+    with pytest.raises(RadtransferError, match="'train' has 0 positive and 24 negative"):
+        run("one class", values, labels=[0] * 24 + LABELS[24:])
+    with pytest.raises(RadtransferError, match="cannot be cross-validated by group"):
+        run("one group a class", values, groups=[row % 2 for row in range(24)] + groups[24:])
+    with pytest.raises(RadtransferError, match="did you mean lda"):
+        run("name", values, classifiers=["ldaa"])
+
+    few = run("few groups", values, groups=[row % 4 for row in range(24)] + groups[24:], cv_folds=5)
+    assert few["cv"] | {"settings": 0} == {"folds_asked": 5, "folds_used": 2, "repeats": 3, "settings": 0}
+    lonely = run("validation in one group a class", values, groups=groups[:24] + [90 + row % 2 for row in range(18)])
+    assert "fused/stacking" not in [one["id"] for one in lonely["candidates"]]
+    same = run("constant", np.ones((42, 8)))
+    for one in same["candidates"]:  # scores that cannot tell, of the share of the positive class
+        assert one["validation_auroc"] == 0.5 and one["threshold"] == 0.5
+    scores = pd.read_parquet(tmp_path / "constant-out" / "scores.parquet")
+    assert scores.filter(like="/").to_numpy() == pytest.approx(0.5, abs=1e-6)
+    split = run("separable", values + 50.0 * np.array(LABELS)[:, None])
+    assert all(one["validation_auroc"] == 1.0 for one in split["candidates"])
+    assert split["choice"]["overall"] == "net0/head"  # the simplest of equals
+    scores = pd.read_parquet(tmp_path / "separable-out" / "scores.parquet")
+    assert scores.filter(like="/").to_numpy().min() > 0 and scores.filter(like="/").to_numpy().max() < 1
 
 
 def test_labels_of_test_images_are_refused_where_none_may_be(chain: Chain, tmp_path: Path) -> None:
@@ -164,10 +270,10 @@ def test_labels_of_test_images_choose_nothing(tmp_path: Path) -> None:
     for name in ("features/index.parquet", "fused/index.parquet", "classifiers/scores.parquet"):
         pd.testing.assert_frame_equal(pd.read_parquet(true / name), pd.read_parquet(turned / name))
     first, second = (artifacts.read(path / "classifiers", "classifiers").content for path in (true, turned))
-    for key in ("candidates", "choice", "cv"):
+    for key in ("candidates", "choice", "cv", "ablation"):
         assert first[key] == second[key]
     files = [str(candidate["file"]) for candidate in first["candidates"] if candidate["file"]]
-    assert len(files) == len(SEARCH) + 1
+    assert len(files) == len(CLASSIFIERS) + 2
     for file in files:
         assert (true / "classifiers" / file).read_bytes() == (turned / "classifiers" / file).read_bytes()
 

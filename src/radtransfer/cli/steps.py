@@ -392,12 +392,31 @@ def classify(
     fused: Annotated[Path, typer.Option(help="Folder that `fuse` wrote.")],
     out: Out,
     cv_folds: Annotated[int, typer.Option(min=2, max=20, help="Folds of the grouped cross-validation.")] = 5,
+    cv_repeats: Annotated[int, typer.Option(min=0, max=20, help="Cuts into these folds; 0: as the size asks.")] = 0,
+    classifiers: Annotated[
+        list[str] | None, typer.Option("--classifier", help="One to be tried; repeatable; none named: all.")
+    ] = None,
+    classifier_grid: Annotated[
+        str | None, typer.Option(help="Values tried, {svm_rbf.C: [1, 10], ...}, as in configurations.")
+    ] = None,
+    classifier_budget: Annotated[int, typer.Option(min=1, help="Combinations tried for each classifier at most.")] = 16,
     seed: Seed = 0,
 ) -> None:
     """Fit, calibrate and choose classifiers on fused and single features."""
+    from radtransfer.config import mapping
     from radtransfer.fusion.classify import classify as step
+    from radtransfer.fusion.grid import CLASSIFIERS
 
-    step(fused=fused, cv_folds=cv_folds, seed=seed, out=out)
+    step(
+        fused=fused,
+        cv_folds=cv_folds,
+        cv_repeats=cv_repeats,
+        classifiers=classifiers or list(CLASSIFIERS),
+        classifier_grid=mapping(classifier_grid or "{}", "--classifier-grid"),
+        classifier_budget=classifier_budget,
+        seed=seed,
+        out=out,
+    )
 
 
 @app.command()

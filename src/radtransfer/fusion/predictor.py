@@ -15,7 +15,7 @@ from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.config import MAX_SIDE
 from radtransfer.errors import RadtransferError
-from radtransfer.fusion import FUSED, HEAD
+from radtransfer.fusion import FUSED, HEAD, STACKING
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.fusion.sources import Source
 from radtransfer.training.inference import Passed, infer
@@ -32,6 +32,7 @@ class Predictor:
         slope: of the calibration p = sigmoid(slope * raw + intercept).
         intercept: of the calibration.
         threshold: p at or above it is called positive.
+        on_heads: the classifier reads the outputs of the networks' heads, not their features.
     """
 
     networks: tuple[Network, ...]
@@ -39,6 +40,7 @@ class Predictor:
     slope: float
     intercept: float
     threshold: float
+    on_heads: bool = False
 
     def __call__(self, images: NDArray[np.uint8], what: str = "predict") -> NDArray[np.float64]:
         """Calibrated probability of the positive class, float64 [N], for uint8 [N, S, S]."""
@@ -48,6 +50,8 @@ class Predictor:
         """The same of what each of :attr:`networks` gave for the images, features [N, D] and logits [N]."""
         if self.estimator is None:
             raw = np.mean([logits.astype(np.float64) for _, logits in passed], axis=0)
+        elif self.on_heads:
+            raw = raw_score(self.estimator, np.column_stack([logits for _, logits in passed]))
         else:
             raw = raw_score(self.estimator, np.concatenate([features for features, _ in passed], axis=1))
         return np.asarray(calibrate(raw, self.slope, self.intercept), np.float64)
@@ -68,8 +72,7 @@ def of_candidate(
         RadtransferError: a network is missing, or the candidate's file cannot be read.
     """
     estimator = None if candidate["classifier"] == HEAD else load_classifier(folder / str(candidate["file"]))
-    calibration = candidate["calibration"]
-    return _build(candidate["features"], blocks, networks, estimator, calibration, candidate["threshold"])
+    return _build(candidate, blocks, networks, estimator)
 
 
 def of_source(source: Source, row_id: str) -> Predictor:
@@ -92,8 +95,7 @@ def of_bundle(bundle: Path) -> Predictor:
     wanted = _backbones(content["features"], content["blocks"])
     networks = {backbone: load_network(bundle / "models" / backbone) for backbone in wanted}
     estimator = None if content["classifier"] == HEAD else load_classifier(bundle / "classifier.skops")
-    calibration = content["calibration"]
-    return _build(content["features"], content["blocks"], networks, estimator, calibration, content["threshold"])
+    return _build(content, content["blocks"], networks, estimator)
 
 
 class _Block(BaseModel):
@@ -144,19 +146,26 @@ def _verified(bundle: Path) -> Artifact:
 
 
 def _build(
-    features: str,
+    about: Mapping[str, Any],
     blocks: Sequence[Mapping[str, Any]],
     networks: Mapping[str, Network],
     estimator: Any | None,
-    calibration: Mapping[str, float],
-    threshold: float,
 ) -> Predictor:
-    wanted = _backbones(features, blocks)
+    """The predictor that a candidate or a bundle describes."""
+    wanted = _backbones(about["features"], blocks)
     missing = [backbone for backbone in wanted if backbone not in networks]
     if missing:
-        raise RadtransferError(f"predictor of {features!r}: the trained model of {missing[0]} is missing; hand it over")
-    chosen = tuple(networks[backbone] for backbone in wanted)
-    return Predictor(chosen, estimator, float(calibration["slope"]), float(calibration["intercept"]), float(threshold))
+        raise RadtransferError(
+            f"predictor of {about['features']!r}: the trained model of {missing[0]} is missing; hand it over"
+        )
+    return Predictor(
+        networks=tuple(networks[backbone] for backbone in wanted),
+        estimator=estimator,
+        slope=float(about["calibration"]["slope"]),
+        intercept=float(about["calibration"]["intercept"]),
+        threshold=float(about["threshold"]),
+        on_heads=about["classifier"] == STACKING,
+    )
 
 
 def _backbones(features: str, blocks: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -26,9 +26,15 @@ MIN_SLOPE = 1e-3
 """Least slope of a calibration, per standard deviation of the raw score."""
 
 ALLOWED_TYPES = frozenset(
-    {"sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"}
+    {
+        "radtransfer.fusion.blocks.BlockScaler",
+        "radtransfer.fusion.classifiers.LinearSVM",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.tree._tree.Tree",
+    }
 )
-"""Types beyond skops' own list of safe ones that a classifier file may hold (trees of numbers, no code)."""
+"""Types beyond skops' own list of safe ones that a classifier file may hold: numbers with arithmetic on them."""
 
 MAX_UNPACKED_BYTES = 2**30
 """A classifier file that unpacks to more than this is refused."""

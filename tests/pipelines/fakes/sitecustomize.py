@@ -103,7 +103,7 @@ def fuse(*, features, out):
     _write(out, "fused", "fuse", tl_source=source)
 
 
-def classify(*, fused, cv_folds, seed, out):
+def classify(*, fused, out, **_):
     source = _content(fused, "fused")["tl_source"]
     _note(f"classify {source}")
     _write(out, "classifiers", "classify", tl_source=source)

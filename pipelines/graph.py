@@ -1,7 +1,7 @@
 """The graph that both pipelines share.
 
 ``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain`` and) ``finetune``, then
-``extract``, ``fuse`` and ``classify``; on all of it ``evaluate``, ``explain``, ``register`` and ``report``.
+``extract``, ``fuse`` and ``classify``; on all of it ``stress``, ``evaluate``, ``explain``, ``register`` and ``report``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from radtransfer_components import (
     pretrain,
     register,
     report,
+    stress,
 )
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS
@@ -158,7 +159,13 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
     def collected() -> dict[str, Any]:
         return {name: dsl.Collected(model) for name, model in models.items()}  # KFP changes it: one for each consumer
 
-    measured = evaluate.evaluate(target_store=target_store, **classifiers, **take("bootstrap", "prevalence", "seed"))
+    stressed = stress.stress(target_store=target_store, **collected(), **classifiers, **take("seed", "threads"))
+    measured = evaluate.evaluate(
+        target_store=target_store,
+        stress_scores=placed(stressed, "stress").outputs["stress_scores"],
+        **classifiers,
+        **take("bootstrap", "prevalence", "seed"),
+    )
     evaluation = placed(measured, "evaluate").outputs["evaluation"]
     shared = {"target_store": target_store, "evaluation": evaluation}
     explained = explain.explain(

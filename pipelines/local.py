@@ -34,7 +34,7 @@ from radtransfer_pipelines.watch import Watch
 
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "skops", "numpy", "pandas")
 PACKAGES += ("pillow", "opencv-python-headless", "pydicom", "imagecodecs")
-SERIAL_TASKS = 14  # preprocess, three times extract, fuse and classify, evaluate, explain, register, report
+SERIAL_TASKS = 15  # preprocess, three times extract, fuse and classify, stress, evaluate, explain, register, report
 LAST_WORDS_SECONDS = 20
 TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 

@@ -33,6 +33,7 @@ class Chain:
     features: dict[str, Path] = field(default_factory=dict)
     fused: dict[str, Path] = field(default_factory=dict)
     classifiers: list[Path] = field(default_factory=list)
+    stress: Path = Path()
     evaluation: Path = Path()
     bundle: Path = Path()
 
@@ -67,6 +68,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     from radtransfer.fusion.fuse import fuse
     from radtransfer.preprocess.run import preprocess
     from radtransfer.registry.bundle import register
+    from radtransfer.robustness.stress import stress
     from radtransfer.training.steps import finetune, pretrain
 
     root = tmp_path_factory.mktemp("chain")
@@ -118,7 +120,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         run.classifiers.append(root / f"classifiers-{tl_source}")
         classify(fused=run.fused[tl_source], cv_folds=2, seed=SEED, out=run.classifiers[-1])
     run.evaluation, run.bundle = root / "evaluation", root / "bundle"
-    evaluate(target_store=run.target_store, classifiers=run.classifiers, bootstrap=100, seed=SEED, out=run.evaluation)
+    run.stress = root / "stress"
+    fitted = {"target_store": run.target_store, "classifiers": run.classifiers}
+    stress(**fitted, models=run.models, seed=SEED, threads=1, out=run.stress)
+    evaluate(**fitted, stress=run.stress, bootstrap=100, seed=SEED, out=run.evaluation)
     register(
         name="tiny",
         target_store=run.target_store,

@@ -30,6 +30,7 @@ STEPS = {
     "extract": "radtransfer.fusion.extract",
     "fuse": "radtransfer.fusion.fuse",
     "classify": "radtransfer.fusion.classify",
+    "stress": "radtransfer.robustness.stress",
     "evaluate": "radtransfer.evaluation.evaluate",
     "explain": "radtransfer.explain.run",
     "register": "radtransfer.registry.bundle",

@@ -28,6 +28,7 @@ LIBRARY = {
     "fuse": "radtransfer.fusion.fuse",
     "classify": "radtransfer.fusion.classify",
     "evaluate": "radtransfer.evaluation.evaluate",
+    "stress": "radtransfer.robustness.stress",
     "explain": "radtransfer.explain.run",
     "register": "radtransfer.registry.bundle",
     "report": "radtransfer.evaluation.report",
@@ -140,8 +141,19 @@ def test_components_hand_on_what_they_were_given(
     evaluation, scalars = make(dsl.Artifact, "evaluation"), make(dsl.Metrics, "scalars")
     curves = make(dsl.ClassificationMetrics, "curves")
     shown = {"evaluation": evaluation, "scalars": scalars, "curves": curves}
+    changed = make(dsl.Artifact, "stress")
+    component("stress")(
+        target_store=target, seed=3, threads=1, code_version="", stress_scores=changed, **models, **classifiers
+    )
     component("evaluate")(
-        target_store=target, bootstrap=100, prevalence=0.0, seed=3, code_version="", **classifiers, **shown
+        target_store=target,
+        stress_scores=changed,
+        bootstrap=100,
+        prevalence=0.0,
+        seed=3,
+        code_version="",
+        **classifiers,
+        **shown,
     )
     assert scalars.metadata["auroc"] == 0.8
     explanations, bundle = make(dsl.Artifact, "explanations"), make(dsl.Model, "bundle")
@@ -160,7 +172,7 @@ def test_components_hand_on_what_they_were_given(
         html=html, summary=summary, **shared,
     )  # fmt: skip
     assert library == ["preprocess", "pretrain"] + ["finetune", "extract", "fuse", "classify"] * 3 + [
-        "evaluate", "explain", "register", "report"
+        "stress", "evaluate", "explain", "register", "report"
     ]  # fmt: skip
     assert (tmp_path / "calls").read_text().splitlines()[-1] == "report 3 1 ['b'] 3 0.0005"
 

@@ -121,6 +121,7 @@ def make_classifiers(
     seed: int = 3,
     luck: int = 0,
     change: dict[str, Any] | None = None,
+    left_out: Sequence[str] = (),
     scores: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
 ) -> Path:
     """Classifiers whose scores are ``skill`` times the label plus noise, half of it the same for all."""
@@ -130,6 +131,8 @@ def make_classifiers(
     rng = np.random.default_rng([2, luck, len(tl_source)])
     table = manifest[["image_id", "split", "group_id"]].copy()
     validation = manifest["split"].to_numpy() == "validation"
+    for name in left_out:
+        table[f"without/{name}"] = expit((skill - 0.5) * (labels - 0.5) + 0.8 * common)
     candidates = []
     for position, (features, classifier) in enumerate(CANDIDATES):
         own = skill + 0.15 * position
@@ -171,7 +174,18 @@ def make_classifiers(
                 "overall": best(lambda one: True),
             },
         )
+        without = [{"backbone": name, "column": f"without/{name}", "threshold": 0.5} for name in left_out]
+        content["ablation"] = {"of": content["choice"]["fused"], "without": without}
         content.update(change or {})
+    return path
+
+
+def make_stress(path: Path, scores: pd.DataFrame | None = None) -> Path:
+    """Scores of changed images; none where none are given."""
+    table = pd.DataFrame({"corruption": [], "image_id": []}, dtype=str) if scores is None else scores
+    with artifacts.writing(path, "stress", step="stress", settings={}) as (folder, content):
+        table.to_parquet(folder / "scores.parquet", index=False)
+        content["corruptions"] = {str(name): len(rows) for name, rows in table.groupby("corruption", sort=False)}
     return path
 
 
@@ -205,13 +219,15 @@ def make(
     order: Sequence[str] | None = None,
     seed: int = 0,
     bootstrap: int = 200,
+    stressed: pd.DataFrame | None = None,
     **keywords: Any,
 ) -> Made:
     classifiers = [
         make_classifiers(folder / f"classifiers-{name}", store, name, skill=skills[name], **keywords)
         for name in (order or skills)
     ]
-    evaluate(target_store=store, classifiers=classifiers, bootstrap=bootstrap, seed=seed, out=folder / "evaluation")
+    given = {"target_store": store, "classifiers": classifiers, "stress": make_stress(folder / "stress", stressed)}
+    evaluate(**given, bootstrap=bootstrap, seed=seed, out=folder / "evaluation")
     return Made(folder / "evaluation")
 
 
@@ -371,6 +387,45 @@ def test_comparisons_are_those_promised(made: Made) -> None:
         assert one["difference"] == pytest.approx(values[0] - values[1])
 
 
+def test_each_backbone_left_out_is_a_row_and_a_comparison(tmp_path: Path, store: Path) -> None:
+    made = make(tmp_path, store, left_out=BACKBONES)
+    for source in SKILLS:
+        for backbone in BACKBONES:
+            row = made.rows[f"{source}/without/{backbone}/seed3"]
+            assert (row["features"], row["tl_source"], row["selected"]) == (f"fused without {backbone}", source, False)
+    found = [one for one in made.metrics["comparisons"] if one["family"] == "block"]
+    fused = {source: one["fused"] for source, one in made.content["choices"].items()}
+    expected = [(fused[source], f"{source}/without/{backbone}/seed3") for source in SKILLS for backbone in BACKBONES]
+    assert sorted((one["a"], one["b"]) for one in found) == sorted(expected)
+
+
+def test_hidden_lesions_are_rows_and_a_comparison(tmp_path: Path, store: Path) -> None:
+    """Of half of the test images; hiding lesions takes away the skill that hiding as much elsewhere leaves."""
+    first = make(tmp_path / "first", store)
+    selected = first.content["selected"]
+    table = pd.read_parquet(first.path / "test_scores.parquet").iloc[::2]
+    columns = {name.rpartition("/seed")[0]: name for name in table.columns if name.endswith("/seed3")}
+    shown = pd.DataFrame({column: table[name] for column, name in columns.items()})
+    shown.insert(0, "image_id", table["image_id"])
+    hidden = shown.assign(**dict.fromkeys(columns, 0.5))
+    changes = {"lesion_masked": hidden, "lesion_control": shown}
+    stressed = pd.concat([part.assign(corruption=name) for name, part in changes.items()])
+    made = make(tmp_path / "second", store, stressed=stressed)
+    assert set(made.rows) - set(first.rows) == {f"{row}/{name}" for name in changes for row in columns.values()}
+    control, masked = made.rows[f"{selected}/lesion_control"], made.rows[f"{selected}/lesion_masked"]
+    assert control["n"] == masked["n"] == len(table) and masked["auroc"]["value"] == 0.5
+    assert (control["corruption"], control["selected"]) == ("lesion_control", False)
+    assert control["auroc"]["value"] == pytest.approx(roc_auc_score(table["label"], table[selected]))
+    (one,) = [one for one in made.metrics["comparisons"] if one["family"] == "lesion"]
+    assert (one["a"], one["b"]) == (control["id"], masked["id"]) and one["adjusted_p"] < 0.05
+    assert not [text for text in made.content["warnings"] if "lesions" in text]
+    useless = pd.concat([shown.assign(corruption=name) for name in changes])
+    blind = make(tmp_path / "third", store, stressed=useless)
+    assert [text for text in blind.content["warnings"] if "Hiding the annotated lesions takes nothing" in text]
+    with pytest.raises(RadtransferError, match="no test image of the store"):
+        make(tmp_path / "fourth", store, stressed=stressed.assign(image_id="other"))
+
+
 def test_same_inputs_and_seed_give_the_same_bytes(tmp_path: Path, store: Path) -> None:
     first = make(tmp_path / "a", store)
     again = make(tmp_path / "b", store, order=["in_domain", "scratch", "imagenet"])
@@ -513,16 +568,20 @@ def test_inputs_that_do_not_belong_together_are_errors(
     good = make_classifiers(tmp_path / "good", store, "imagenet", skill=1)
     bad = make_classifiers(tmp_path / "bad", store, "in_domain", skill=1, **keywords)
     with pytest.raises(RadtransferError, match=said):
-        evaluate(target_store=store, classifiers=[good, bad], bootstrap=100, seed=0, out=tmp_path / "out")
+        evaluate(
+            target_store=store, classifiers=[good, bad], stress=make_stress(tmp_path / "s"), bootstrap=100, seed=0,
+            out=tmp_path / "out",
+        )  # fmt: skip
     assert not [one for one in tmp_path.iterdir() if "out" in one.name]
 
 
 def test_predictive_values_are_those_of_the_stated_prevalence(tmp_path: Path, store: Path) -> None:
     classifiers = [make_classifiers(tmp_path / name, store, name, skill=skill) for name, skill in SKILLS.items()]
-    rows = []
+    rows, stress = [], make_stress(tmp_path / "stress")
     for prevalence in (0.0, 0.01):
         out = tmp_path / f"evaluation-{prevalence}"
-        evaluate(target_store=store, classifiers=classifiers, bootstrap=100, seed=0, out=out, prevalence=prevalence)
+        given = {"target_store": store, "classifiers": classifiers, "stress": stress}
+        evaluate(**given, bootstrap=100, seed=0, out=out, prevalence=prevalence)
         assert artifacts.read(out, "evaluation").made["settings"]["prevalence"] == prevalence
         rows.append(Made(out).rows["in_domain/fused/svm_rbf/seed3"])
     own, rare = rows
@@ -579,7 +638,8 @@ def test_classifiers_of_another_store_are_an_error(tmp_path: Path, store: Path) 
     with pytest.raises(RadtransferError, match="another image store"):
         make(tmp_path, store, change={"store_digest": artifacts.read(other, "image-store").digest})
     with pytest.raises(RadtransferError, match="no classifiers"):
-        evaluate(target_store=store, classifiers=[], bootstrap=100, seed=0, out=tmp_path / "out")
+        stress = make_stress(tmp_path / "none")
+        evaluate(target_store=store, classifiers=[], stress=stress, bootstrap=100, seed=0, out=tmp_path / "out")
 
 
 def test_a_test_split_of_one_class_is_an_error(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import report as report_module
 from radtransfer.evaluation import report_text
+from radtransfer.evaluation.bands import curves as bands
 from radtransfer.evaluation.charts import Axis, number
 from radtransfer.evaluation.literature import Published, published
 from radtransfer.evaluation.report import report
@@ -92,6 +93,7 @@ def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, 
         for b, n in enumerate(np.bincount(bins, minlength=10))
         if n
     ]
+    banded = bands(labels, scores, np.ones((2, len(labels))))
     row = {
         "id": row_id,
         "tl_source": source,
@@ -116,6 +118,7 @@ def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, 
         "roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()},
         "confusion": {"tp": tp, "fn": fn, "tn": tn, "fp": fp},
         "reliability": reliability,
+        "bands": {name: one._asdict() for name, one in banded.items()},
         "threshold": 0.4,
     }
     return row, curve

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SOURCES = ("scratch", "imagenet", "in_domain")
 BACKBONES = ("b1", "b2", "b3")
 EXPECTED = Counter(
-    ["preprocess", "evaluate", "explain 9 3", "register 9 None"]
+    ["preprocess", "stress 9 3", "evaluate", "explain 9 3", "register 9 None"]
     + [f"finetune {s} {b}" for s in SOURCES for b in BACKBONES]
     + [f"pretrain {b}" for b in BACKBONES]
     + [f"extract {s} 3" for s in SOURCES]

@@ -9,8 +9,9 @@ import pytest
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
+from radtransfer.robustness import CONTROL, MASKED
 from radtransfer.robustness import stress as step
-from radtransfer.robustness.stress import CONTROL, MASKED, stress
+from radtransfer.robustness.stress import stress
 
 
 def stressed(mini_run: Any, out: Path, **settings: Any) -> pd.DataFrame:

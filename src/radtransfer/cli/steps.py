@@ -420,9 +420,25 @@ def classify(
 
 
 @app.command()
+def stress(
+    target_store: TargetStore,
+    classifiers: Classifiers,
+    models: Models,
+    out: Out,
+    seed: Seed = 0,
+    threads: Threads = 2,
+) -> None:
+    """Score test images whose lesions are hidden, for `evaluate` to measure."""
+    from radtransfer.robustness.stress import stress as step
+
+    step(target_store=target_store, classifiers=classifiers, models=models, seed=seed, threads=threads, out=out)
+
+
+@app.command()
 def evaluate(
     target_store: TargetStore,
     classifiers: Classifiers,
+    stress: Annotated[Path, typer.Option(help="Folder that `stress` wrote.")],
     out: Out,
     bootstrap: Annotated[int, typer.Option(min=100, help="Bootstrap replicates behind every interval.")] = 2000,
     prevalence: Annotated[
@@ -436,6 +452,7 @@ def evaluate(
     step(
         target_store=target_store,
         classifiers=classifiers,
+        stress=stress,
         bootstrap=bootstrap,
         seed=seed,
         out=out,

@@ -91,6 +91,7 @@ def render(run: Run) -> str:
         families=list(dict.fromkeys(row["family"] for row in run.metrics["comparisons"])),
         forest=figures.forest(run),
         roc=figures.roc(run),
+        precision_recall=figures.precision_recall(run),
         reliability=figures.reliability(run),
         gallery=figures.gallery(run),
         published=published(run.target.content["layout"], run.target.content["part"]),

@@ -25,15 +25,42 @@ _EMBEDDED_SIDE = 640  # px; larger pictures are shrunk before they go into the p
 _MAX_SIDE = 4096
 
 
+def _drawn(run: Run) -> list[Row]:
+    """Whose curves are drawn: each source's fused choice, and the grey-level histogram."""
+    shortcuts = [row for row in run.shortcuts if row["features"] == "grey_level_histogram"]
+    return [*shortcuts, *(run.choice(source, "fused") for source in reversed(run.sources))]
+
+
+def _banded(run: Run, row: Row, kind: str, label: str) -> Series:
+    """A curve of a row; with its band, if it is of a source."""
+    curve = run.curves[row["id"]]["bands"][kind]
+    band = [] if row["tl_source"] == "shortcut" else list(zip(curve["low"], curve["high"], strict=True))
+    return Series(row["tl_source"], curve["x"], curve["y"], label, band=band)
+
+
+def precision_recall(run: Run) -> Markup:
+    """Precision and recall of each source's fused choice and of the grey-level histogram."""
+    unit, rows = Axis(0, 1, 0.2), _drawn(run)
+    series = [_banded(run, row, "pr", f"{model_name(row)}: AUPRC {estimate(row['auprc'])}") for row in rows]
+    return charts.plot(
+        title="Precision-recall curves on the test set",
+        description="; ".join(one.label for one in series) + ".",
+        x=unit,
+        y=unit,
+        x_label="Recall (sensitivity)",
+        y_label="Precision (positive predictive value)",
+        series=series,
+        identity="pr",
+    )
+
+
 def roc(run: Run) -> Markup:
     """ROC of each source's fused choice, with its operating point, and of the grey-level histogram."""
     unit = Axis(0, 1, 0.2)
-    shortcuts = [row for row in run.shortcuts if row["features"] == "grey_level_histogram"]
-    rows = [*shortcuts, *(run.choice(source, "fused") for source in reversed(run.sources))]
     series, points = [], []
-    for row in rows:
-        curve, label = run.curves[row["id"]], f"{model_name(row)}: AUROC {estimate(row['auroc'])}"
-        series.append(Series(row["tl_source"], curve["roc"]["fpr"], curve["roc"]["tpr"], label))
+    for row in _drawn(run):
+        curve = run.curves[row["id"]]
+        series.append(_banded(run, row, "roc", f"{model_name(row)}: AUROC {estimate(row['auroc'])}"))
         if row["tl_source"] != "shortcut":
             n = curve["confusion"]
             at = [n["fp"] / max(n["fp"] + n["tn"], 1)], [n["tp"] / max(n["tp"] + n["fn"], 1)]

@@ -29,12 +29,17 @@ CLASSIFIER_NAMES = {
     "knn": "k-nearest neighbours",
     "random_forest": "random forest",
     "gradient_boosting": "gradient boosting",
+    "lda": "linear discriminant analysis",
+    "mlp": "multilayer perceptron",
+    "stacking": "stacked heads",
     "majority": "majority class",
 }
 FAMILY_NAMES = {
     "tl_source": "Between transfer-learning sources: the fused choice of each",
     "fusion": "Within a source: fused features against the best single network",
+    "block": "What each backbone adds: the fused choice against the same without it",
     "shortcut": "The selected model against the shortcuts",
+    "lesion": "The selected model with its lesions hidden, against as much hidden elsewhere",
 }
 METHOD_NAMES = {"gradcam": "Grad-CAM", "lime": "LIME"}
 SHORTCUT_NAMES = {
@@ -98,12 +103,14 @@ def duration(seconds: float) -> str:
 def features_name(row: Row) -> str:
     """``Fused features``, the backbone, or the shortcut."""
     name = str(row["features"])
-    return "Fused features" if name == "fused" else SHORTCUT_NAMES.get(name, name)
+    if name.startswith("fused"):
+        return f"Fused features{name.removeprefix('fused')}"
+    return SHORTCUT_NAMES.get(name, name)
 
 
 def classifier_name(row: Row) -> str:
     """The classifier in words."""
-    if (row["features"], row["classifier"]) == ("fused", "head"):
+    if row["features"].startswith("fused") and row["classifier"] == "head":
         return "mean of the networks\u2019 heads"
     return CLASSIFIER_NAMES.get(row["classifier"], str(row["classifier"]).replace("_", " "))
 
@@ -131,5 +138,9 @@ def contrast(run: Run, row: Row) -> str:
         return f"{SOURCE_NAMES[a['tl_source']]} \u2212 {SOURCE_NAMES[b['tl_source']]}"
     if row["family"] == "fusion":
         return f"{SOURCE_NAMES[a['tl_source']]}: fused \u2212 single network"
+    if row["family"] == "block":
+        return f"{SOURCE_NAMES[a['tl_source']]}: fused \u2212 {b['features']}"
+    if row["family"] == "lesion":
+        return "Selected: as much hidden elsewhere \u2212 lesions hidden"
     name = "Selected" if a["selected"] else model_name(a)
     return f"{name} \u2212 {model_name(b)}"

@@ -165,6 +165,13 @@ def warnings(comparisons: list[Comparison], shortcuts: Mapping[str, float | None
                 f"The selected model{name} does not clear the shortcut: its AUROC less that of {LEARNT[one.b][0]} is "
                 f"{_signed(one.difference)} (95 % interval {_signed(one.low)} to {_signed(one.high)})."
             )
+    for one in comparisons:
+        if one.family == "lesion" and (one.low is None or one.low <= 0):
+            found.append(
+                "Hiding the annotated lesions takes nothing from the selected model that hiding as much elsewhere does "
+                f"not (AUROC {_signed(one.difference)}, 95 % interval {_signed(one.low)} to {_signed(one.high)}): it "
+                "may tell the classes by something else."
+            )
     for shortcut, auroc in shortcuts.items():
         if auroc is not None and auroc >= STRONG_SHORTCUT:
             known, meaning = LEARNT[shortcut]

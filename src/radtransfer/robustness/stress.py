@@ -16,12 +16,12 @@ from radtransfer.fusion import predictor
 from radtransfer.fusion.sources import sources
 from radtransfer.preprocess.letterbox import Letterbox
 from radtransfer.preprocess.store import Store, taken
+from radtransfer.robustness import CONTROL, MASKED
 from radtransfer.robustness.lesions import Box, hidden, moved, transferred
 from radtransfer.training.inference import batches
 from radtransfer.training.network import Network, load_network
 from radtransfer.training.runtime import settle
 
-MASKED, CONTROL = "lesion_masked", "lesion_control"
 CHUNK_BYTES = 2**25
 
 

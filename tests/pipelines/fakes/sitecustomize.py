@@ -109,8 +109,14 @@ def classify(*, fused, out, **_):
     _write(out, "classifiers", "classify", tl_source=source)
 
 
-def evaluate(*, target_store, classifiers, bootstrap, prevalence, seed, out):
+def stress(*, target_store, classifiers, models, seed, threads, out):
+    _note(f"stress {len(models)} {len(classifiers)}")
+    _write(out, "stress", "stress", corruptions={})
+
+
+def evaluate(*, target_store, classifiers, stress, bootstrap, prevalence, seed, out):
     _note("evaluate")
+    assert _content(stress, "stress") == {"corruptions": {}}
     sources = [_content(path, "classifiers")["tl_source"] for path in classifiers]
     figure = {"value": 0.8, "low": 0.7, "high": 0.9}
     names = ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece", "auprc", "brier", "ppv", "npv")

@@ -109,6 +109,11 @@ def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, 
         "sensitivity": _estimate(tp / (tp + fn), 0.11),
         "specificity": _estimate(tn / (tn + fp), 0.05),
         "ece": _estimate(0.061, 0.03),
+        "auprc": _estimate(0.71, 0.08),
+        "brier": _estimate(0.13, 0.02),
+        "ppv": _estimate(0.66, 0.1),
+        "npv": _estimate(0.89, 0.05),
+        "calibration_slope": {"value": None, "low": None, "high": None},
     }
     curve = {
         "roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()},
@@ -574,7 +579,6 @@ def test_estimates_differences_and_p_values() -> None:
     assert not report_text.shown({"adjusted_p": None})
 
 
-@pytest.mark.parametrize("values", [[0.5, 0.93], [-0.31, 0.02], [0.0], [0.123, 0.1231], [3.2, 41.0], [None, 0.7]])
 @pytest.mark.parametrize(
     ("values", "labels"),
     [
@@ -593,6 +597,7 @@ def test_the_axis_of_differences_ends_where_they_end(values: list[float | None],
     assert axis.high - axis.low <= 1.1 * (max([0.0, *known]) - min([0.0, *known])) + 0.01
 
 
+@pytest.mark.parametrize("values", [[0.5, 0.93], [-0.31, 0.02], [0.0], [0.123, 0.1231], [3.2, 41.0], [None, 0.7]])
 def test_an_axis_holds_its_values_between_few_round_ticks(values: list[float | None]) -> None:
     axis = Axis.covering(values)
     assert 2 <= len(axis.ticks) <= 8

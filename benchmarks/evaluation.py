@@ -1,4 +1,4 @@
-"""How long the evaluation of a full run takes: three TL sources, 15 candidates each, two shortcuts, images and studies.
+"""How long the evaluation of a full run takes: three TL sources, 15 candidates each, three shortcuts, images and studies.
 
     python benchmarks/evaluation.py [--images 400] [--candidates 15] [--replicates 2000]
 
@@ -16,8 +16,8 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from radtransfer.evaluation import verdict
-from radtransfer.evaluation.evaluate import Level
 from radtransfer.evaluation.intervals import measure, resample
+from radtransfer.evaluation.levels import Level
 
 AIM = 60.0
 SOURCES = ("scratch", "imagenet", "in_domain")
@@ -33,7 +33,7 @@ def main() -> None:
     unit = np.arange(given.images) // 2
     of_study = rng.random(unit[-1] + 1) < 1 / 3
     names = [f"{source}/{number}" for source in SOURCES for number in range(given.candidates)]
-    names += [verdict.HISTOGRAM, "shortcut/majority_class"]
+    names += [*verdict.LEARNT, "shortcut/majority_class"]
     scores = {name: expit(rng.normal(size=given.images) + of_study[unit]) for name in names}
     with threadpool_limits(1):
         started, worked = time.perf_counter(), time.process_time()

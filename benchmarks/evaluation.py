@@ -1,4 +1,4 @@
-"""How long the evaluation of a full run takes: three TL sources, 15 candidates each, three shortcuts, images and studies.
+"""How long the evaluation of a full run takes: 3 TL sources, 15 candidates each, three shortcuts, images and studies.
 
     python benchmarks/evaluation.py [--images 400] [--candidates 15] [--replicates 2000]
 

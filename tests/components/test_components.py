@@ -16,6 +16,7 @@ from kfp import dsl
 
 import radtransfer_components
 from radtransfer.artifacts import write_json
+from radtransfer.evaluation.metrics import METRICS
 from radtransfer_components import support
 from radtransfer_pipelines.resources import RESOURCES
 
@@ -230,8 +231,7 @@ def test_task_of_another_code_version_is_refused(library: list[str], make: Calla
 
 
 def test_metrics_that_the_ui_cannot_take_are_left_out(tmp_path: Path) -> None:
-    names = ("auroc", "kappa", "accuracy", "f1", "sensitivity", "specificity", "ece")
-    row: dict[str, Any] = {"id": "r", "selected": True} | {name: {"value": 0.5} for name in names}
+    row: dict[str, Any] = {"id": "r", "selected": True} | {name: {"value": 0.5} for name in METRICS}
     row["kappa"] = {"value": None}
     write_json(tmp_path / "metrics.json", {"positive_class": "fractured", "results": [row]})
     drawn = {"roc": {"fpr": [0, 0, 1], "tpr": [0, 1, 1]}, "confusion": {"tp": 4, "fn": 1, "tn": 7, "fp": 2}}

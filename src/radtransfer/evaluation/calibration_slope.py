@@ -18,6 +18,8 @@ from radtransfer.evaluation.quantiles import of_groups
 
 _EDGE = 1e-6
 """Scores are moved this far away from 0 and 1, whose logits are infinite."""
+_SAME = 1e-9
+"""Logits that differ by less, as a share of their size, differ by rounding alone."""
 
 
 def slope(labels: NDArray[np.bool_], tests: Sequence[Scored], group: NDArray[np.intp]) -> Share | None:
@@ -52,10 +54,13 @@ def _fit(labels: NDArray[np.bool_], scores: Floats) -> tuple[float, Floats] | No
         return None
     clipped = np.clip(scores, _EDGE, 1 - _EDGE)
     logit = np.log(clipped / (1 - clipped))
+    spread = float(logit.std())
+    if spread <= _SAME * max(1.0, float(np.abs(logit).max())):
+        return None
     positive, negative = logit[labels], logit[~labels]
     if negative.max() <= positive.min() or positive.max() <= negative.min():
         return None
-    design = np.stack([np.ones(len(logit)), logit], axis=1)
+    design = np.stack([np.ones(len(logit)), (logit - logit.mean()) / spread], axis=1)
     coefficients = np.zeros(2)
     loss = _loss(design @ coefficients, labels)
     for _ in range(100):
@@ -68,7 +73,7 @@ def _fit(labels: NDArray[np.bool_], scores: Floats) -> tuple[float, Floats] | No
         coefficients, loss = coefficients + step, tried
         if np.abs(step).max() <= 1e-9 * (1 + np.abs(coefficients).max()):
             break
-    return float(coefficients[1]), score @ np.linalg.inv(information)[:, 1]
+    return float(coefficients[1]) / spread, score @ np.linalg.inv(information)[:, 1] / spread
 
 
 def _loss(linear: Floats, labels: NDArray[np.bool_]) -> float:

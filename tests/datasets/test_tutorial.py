@@ -70,7 +70,7 @@ def test_the_configuration_reads_the_export(tmp_path: Path, monkeypatch: pytest.
 
 def test_every_command_of_the_tutorial_is_there() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    found = re.findall(r"radtransfer (\w+)(?: ([a-z]+))?", TUTORIAL.read_text(encoding="utf-8"))
+    found = re.findall(r"radtransfer ([\w-]+)(?: ([a-z]+))?", TUTORIAL.read_text(encoding="utf-8"))
     assert len(found) >= 5
     for command, sub in found:
         assert command in commands, command

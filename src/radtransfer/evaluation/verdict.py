@@ -20,8 +20,8 @@ HISTOGRAM = "shortcut/grey_level_histogram"
 FEW = 30
 """Leakage groups with a class in the test split, below which intervals are called a rough guide. In the simulations of
 ``benchmarks/coverage.py`` (table in docs/method.md) intervals cover 93 to 97 % from 15 groups on, within their Monte
-Carlo error, but scores can be worse than binormal ones, and five to thirty clusters are few by experience (Cameron, Gelbach and Miller, Review of
-Economics and Statistics 90, 2008)."""
+Carlo error, but scores can be worse than binormal ones, and five to thirty clusters are few by experience (Cameron,
+Gelbach and Miller, Review of Economics and Statistics 90, 2008)."""
 TOO_FEW = 15
 """Below that there are no p-values: in the same table intervals of paired differences cover 84 to 94 % with 3 to 12
 groups, so that a test at 5 % would be one at up to 16 %."""

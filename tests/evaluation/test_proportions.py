@@ -125,7 +125,9 @@ def test_calibration_slope_is_that_of_statsmodels(grouped: bool) -> None:
     assert found.high < 1  # scores twice too extreme
 
 
-@pytest.mark.parametrize("scores", [np.full(20, 0.3), 0.3 + 1e-16 * np.arange(20) % 3e-16, np.linspace(0, 1, 20), 1 - np.linspace(0, 1, 20)])
+@pytest.mark.parametrize(
+    "scores", [np.full(20, 0.3), 0.3 + 1e-16 * np.arange(20) % 3e-16, np.linspace(0, 1, 20), 1 - np.linspace(0, 1, 20)]
+)
 def test_no_slope_fits_constant_or_separated_scores(scores: np.ndarray) -> None:
     assert slope(np.arange(20) >= 10, [Scored(scores, 0.5)], np.arange(20)) is None
 

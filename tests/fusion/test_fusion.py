@@ -21,6 +21,7 @@ from radtransfer.fusion.classify import classify
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
 from radtransfer.fusion.grid import CLASSIFIERS
+from radtransfer.fusion.predictor import of_candidate
 from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
 from radtransfer.preprocess.store import SCHEMA, Store
 from radtransfer.training.inference import infer
@@ -144,6 +145,19 @@ def test_late_fusion_is_the_mean_of_the_heads_and_no_single_network(chain: Chain
     content = artifacts.read(chain.classifiers[0], "classifiers").content
     assert "fused/head" in {candidate["id"] for candidate in content["candidates"]}
     assert content["choice"]["single"] in {f"{backbone}/head" for backbone in TINY}
+
+
+def test_every_candidate_predicts_what_its_table_says(chain: Chain) -> None:
+    store = Store.open(chain.target_store)
+    rows = store.rows("test")
+    path = chain.classifiers[0]
+    content = artifacts.read(path, "classifiers").content
+    scores = pd.read_parquet(path / "scores.parquet")
+    trained = zip(sorted(TINY), sorted(chain.models[: len(TINY)], key=lambda one: one.name), strict=True)
+    networks = {backbone: load_network(model) for backbone, model in trained}
+    for candidate in content["candidates"]:
+        found = of_candidate(candidate, content["blocks"], networks, path)(np.asarray(store.images[rows]))
+        np.testing.assert_allclose(found, scores[candidate["id"]].to_numpy()[rows], atol=5e-7, err_msg=candidate["id"])
 
 
 def test_what_every_block_gives_is_on_record_and_no_candidate(chain: Chain) -> None:

@@ -37,6 +37,7 @@ STEPS = {
     "report": "radtransfer.evaluation.report",
 }
 RENAMED = {"epochs": ("pretrain_epochs", "finetune_epochs"), "init": ("in_domain_init",)}
+RENAMED |= {"extra_steps": ("equal_steps",)}  # none: the control is off
 
 
 def radtransfer(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -264,8 +264,8 @@ def test_in_a_real_browser(compared: tuple[Path, dict[str, Any]], width: int, sc
         page.on("request", lambda request: told.append(request.url))
         page.goto(compared[0].as_uri())
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        assert page.locator("table.results tbody tr").count() == 18
-        assert page.locator(".strip .dot").count() == 18 * 6
+        assert page.locator("table.results tbody tr").count() == 20
+        assert page.locator(".strip .dot").count() == 20 * 6
         page.click("text=A: the single folds")
         assert page.locator("details[open] tbody tr").count() == 6
         page.click("nav a[href='#limits']")

@@ -711,7 +711,7 @@ def test_in_a_real_browser(
     assert column(3) == as_written
     view.click("label:has(input[value=imagenet])")
     assert {name.strip() for name in column(0)} == {"ImageNet"}
-    assert view.locator(".results .fixed tr:visible").count() == 2
+    assert view.locator(".results .fixed tr:visible").count() == 3
 
     view.click(".zoom >> nth=1")
     assert view.evaluate("document.querySelector('dialog').open")

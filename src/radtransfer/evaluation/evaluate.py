@@ -83,7 +83,9 @@ def evaluate(
             measurable.append(Entry(row_id, "shortcut", one.name, one.classifier, one.threshold, one.scores))
         test = store.manifest.iloc[store.rows("test")]
         counted, warnings = levels.levels(test, store, bootstrap, seed)
-        work = [(level, entry) for level in counted for entry in measurable]
+        left_out = {without for _, without in entries.blocks(sources)}
+        usable = [one for one in measurable if one.id not in left_out]
+        work = [(level, one) for level in counted for one in (measurable if level.name == "image" else usable)]
         work += levels.changed(stressed, measurable, test, bootstrap, seed)
         for level, entry in track(work, "evaluate", len(work)):
             row_id = entry.id + level.suffix

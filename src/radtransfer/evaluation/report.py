@@ -88,7 +88,7 @@ def render(run: Run) -> str:
         offset_axis=Axis.around_zero(offsets),
         unit_axis=Axis(0, 1, 0.25, 2),
         chosen=chosen,
-        families=list(dict.fromkeys(row["family"] for row in run.metrics["comparisons"])),
+        families=sorted({row["family"] for row in run.metrics["comparisons"]}, key=list(text.FAMILY_NAMES).index),
         forest=figures.forest(run),
         roc=figures.roc(run),
         precision_recall=figures.precision_recall(run),

@@ -15,6 +15,8 @@ def classify(
     classifier_budget: int,
     cv_folds: int,
     cv_repeats: int,
+    calibration: str,
+    threshold_rule: str,
     seed: int,
     code_version: str,
     classifiers: Output[Artifact],
@@ -32,6 +34,6 @@ def classify(
             classify,
             fused=Path(fused.path), classifiers=tried, classifier_grid=classifier_grid,
             classifier_budget=classifier_budget, cv_folds=cv_folds, cv_repeats=cv_repeats, seed=seed,
-            out=Path(classifiers.path),
+            calibration=calibration, threshold_rule=threshold_rule, out=Path(classifiers.path),
         )  # fmt: skip
         support.describe(classifiers.metadata, classifiers.path, "classifiers", tl_source=tl_source)

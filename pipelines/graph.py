@@ -151,7 +151,15 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
             fused=fused,
             tl_source=tl_source,
             tried=p["classifiers"],
-            **take("classifier_grid", "classifier_budget", "cv_folds", "cv_repeats", "seed"),
+            **take(
+                "classifier_grid",
+                "classifier_budget",
+                "cv_folds",
+                "cv_repeats",
+                "calibration",
+                "threshold_rule",
+                "seed",
+            ),
         )
         classifiers[f"classifiers_{tl_source}"] = placed(fitted, "classify").outputs["classifiers"]
         models[f"models_{tl_source}"] = model

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from radtransfer.errors import RadtransferError, near
-from radtransfer.fusion import grid
+from radtransfer.fusion import grid, threshold
 from radtransfer.problems import PROBLEMS, Policy, policies
 from radtransfer.storage import address
 
@@ -221,6 +221,12 @@ class RunConfig(BaseModel):
         ge=1,
         description="combinations of values tried for each classifier at most; of more, the first and a draw of others",
     )
+    calibration: Literal["platt", "temperature", "isotonic"] = Field(
+        default="platt",
+        description="how scores become probabilities, fitted on validation images: platt (slope and intercept), "
+        "temperature (slope alone) or isotonic (any rising steps; wants hundreds of validation images)",
+    )
+    threshold_rule: str = Field(default="youden", description=f"where probabilities become calls: {threshold.MEANING}")
     cv_folds: int = Field(default=5, ge=2, le=20, description="folds of the grouped cross-validation of classifiers")
     cv_repeats: int = Field(
         default=0,
@@ -310,6 +316,15 @@ class RunConfig(BaseModel):
             return grid.read_grid(given)
         except RadtransferError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("threshold_rule")
+    @classmethod
+    def _rule(cls, text: str) -> str:
+        try:
+            threshold.Rule.read(text)
+        except RadtransferError as error:
+            raise ValueError(str(error)) from None
+        return text
 
     @field_validator("on_problem", mode="before")
     @classmethod

@@ -36,7 +36,7 @@ LIBRARY = {
 }
 SOURCES = ("scratch", "imagenet", "in_domain")
 SEARCH = {"tried": ["knn"], "classifier_grid": {"knn.n_neighbors": [3.0]}, "classifier_budget": 4, "cv_folds": 2}
-SEARCH |= {"cv_repeats": 0}
+SEARCH |= {"cv_repeats": 0, "calibration": "platt", "threshold_rule": "cost=5"}
 
 
 def component(step: str) -> Callable[..., None]:

@@ -25,7 +25,7 @@ from radtransfer.evaluation.evaluate import _target, evaluate
 from radtransfer.evaluation.metrics import METRICS
 from radtransfer.evaluation.schema import MetricsFile
 from radtransfer.evaluation.shortcuts import metadata
-from radtransfer.fusion.scoring import youden_threshold
+from radtransfer.fusion.threshold import Rule
 from radtransfer.preprocess.store import SCHEMA
 
 BACKBONES = ("alpha", "beta")
@@ -148,7 +148,7 @@ def make_classifiers(
                 "cv_auroc": None,
                 "validation_auroc": float(roc_auc_score(labels[validation], probability[validation])),
                 "calibration": {"slope": 1.0, "intercept": 0.0},
-                "threshold": youden_threshold(probability[validation], labels[validation]),
+                "threshold": Rule()(probability[validation], labels[validation]),
                 "file": None,
             }
         )
@@ -163,6 +163,8 @@ def make_classifiers(
             seed=seed,
             store_digest=artifacts.read(store, "image-store").digest,
             fused_digest="0" * 64,
+            calibration="platt",
+            threshold_rule="youden",
             blocks=[
                 {"backbone": name, "start": 4 * at, "stop": 4 * at + 4, "model_digest": "0" * 64}
                 for at, name in enumerate(BACKBONES)

@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from radtransfer import artifacts
-from radtransfer.fusion.scoring import calibrate, raw_score, save_classifier
+from radtransfer.fusion.calibration import Calibration
+from radtransfer.fusion.scoring import raw_score, save_classifier
 from radtransfer.preprocess.store import write
 from radtransfer.training.inference import infer
 from radtransfer.training.network import Network
@@ -126,7 +127,7 @@ def mini_run(tmp_path_factory: pytest.TempPathFactory) -> MiniRun:
                 pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.01))
                 estimator = pipeline.fit(columns[~test], labels[~test])
                 row_id = f"{source}/{name}/logistic_regression/seed3"
-                scores[row_id] = calibrate(raw_score(estimator, columns[test]), **CALIBRATION)
+                scores[row_id] = Calibration(**CALIBRATION)(raw_score(estimator, columns[test]))
                 file = f"{name}--logistic_regression.skops"
                 save_classifier(estimator, folder / file)
                 candidate = {"id": f"{name}/logistic_regression", "features": name, "classifier": "logistic_regression"}

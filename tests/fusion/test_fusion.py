@@ -17,12 +17,13 @@ from sklearn.metrics import roc_auc_score
 from radtransfer import artifacts
 from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
+from radtransfer.fusion.calibration import Calibration
 from radtransfer.fusion.classify import classify
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
 from radtransfer.fusion.grid import CLASSIFIERS
 from radtransfer.fusion.predictor import of_candidate
-from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
+from radtransfer.fusion.scoring import load_classifier, raw_score
 from radtransfer.preprocess.store import SCHEMA, Store
 from radtransfer.training.inference import infer
 from radtransfer.training.network import load_network
@@ -138,7 +139,7 @@ def test_refitted_classifiers_predict_and_the_first_fit_chooses(chain: Chain) ->
                 assert estimator["scale"].n_samples_seen_ == (~test).sum()
                 read = np.load(fused / "fused.npy")[:, columns[candidate["features"]]]
             raw = raw_score(estimator, read)
-        np.testing.assert_allclose(found[test], calibrate(raw, **candidate["calibration"])[test])
+        np.testing.assert_allclose(found[test], Calibration.of(candidate["calibration"])(raw)[test])
 
 
 def test_late_fusion_is_the_mean_of_the_heads_and_no_single_network(chain: Chain) -> None:

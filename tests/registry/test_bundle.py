@@ -119,6 +119,8 @@ def described(chain: Chain, out: Path, **changes: object) -> Path:
         {"threshold": "high"},
         {"calibration": {"slope": 1.0}},
         {"calibration": None},
+        {"calibration": {"slope": 1.0, "intercept": 0.0, "steps": [[0.2, 0.5], [0.4, 0.1]]}},
+        {"calibration": {"slope": 1.0, "intercept": 0.0, "steps": [[0.2, 1.5]]}},
         {"classifier": None},
         {"blocks": []},
         {"blocks": [{"backbone": "test_resnet./../../aside", "start": 0, "model_digest": ""}]},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -34,6 +34,9 @@ from radtransfer.cli.options import (
     WeightDecay,
     WeightsMirror,
 )
+
+if TYPE_CHECKING:
+    from radtransfer.fusion.calibration import Method
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -400,6 +403,8 @@ def classify(
         str | None, typer.Option(help="Values tried, {svm_rbf.C: [1, 10], ...}, as in configurations.")
     ] = None,
     classifier_budget: Annotated[int, typer.Option(min=1, help="Combinations tried for each classifier at most.")] = 16,
+    calibration: Annotated[str, typer.Option(help="platt, temperature or isotonic.")] = "platt",
+    threshold_rule: Annotated[str, typer.Option(help="youden, sensitivity=S or cost=C.")] = "youden",
     seed: Seed = 0,
 ) -> None:
     """Fit, calibrate and choose classifiers on fused and single features."""
@@ -414,6 +419,8 @@ def classify(
         classifiers=classifiers or list(CLASSIFIERS),
         classifier_grid=mapping(classifier_grid or "{}", "--classifier-grid"),
         classifier_budget=classifier_budget,
+        calibration=cast("Method", calibration),
+        threshold_rule=threshold_rule,
         seed=seed,
         out=out,
     )

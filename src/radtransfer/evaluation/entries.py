@@ -48,6 +48,8 @@ def sources(paths: Sequence[Path]) -> dict[TlSource, Artifact]:
             ("image store", first.content["store_digest"], artifact.content["store_digest"]),
             ("seed", first.content["seed"], artifact.content["seed"]),
             ("backbones", _backbones(first), _backbones(artifact)),
+            ("calibration", first.content["calibration"], artifact.content["calibration"]),
+            ("threshold rule", first.content["threshold_rule"], artifact.content["threshold_rule"]),
         ):
             if one != other:
                 raise RadtransferError(

@@ -22,6 +22,7 @@ from radtransfer.evaluation.entries import Entry
 from radtransfer.evaluation.intervals import Measured, measure
 from radtransfer.evaluation.levels import Level
 from radtransfer.evaluation.shortcuts import shortcuts
+from radtransfer.fusion.threshold import Rule
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
 from radtransfer.robustness import CONTROL, MASKED
@@ -78,7 +79,8 @@ def evaluate(
     curves: dict[str, Any] = {}
     measured: dict[str, Measured] = {}
     with threadpool_limits(1):  # the order of sums in linear algebra depends on the number of threads
-        for one in shortcuts(store, seed):
+        made = next(iter(sources.values())).content
+        for one in shortcuts(store, seed, made["calibration"], Rule.read(made["threshold_rule"])):
             row_id = f"shortcut/{one.name}"
             measurable.append(Entry(row_id, "shortcut", one.name, one.classifier, one.threshold, one.scores))
         test = store.manifest.iloc[store.rows("test")]

@@ -20,7 +20,9 @@ from sklearn.preprocessing import StandardScaler
 
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation.metrics import Floats
-from radtransfer.fusion.scoring import calibrate, fit_calibration, raw_score, youden_threshold
+from radtransfer.fusion.calibration import Method, fit_calibration
+from radtransfer.fusion.scoring import raw_score
+from radtransfer.fusion.threshold import Rule
 from radtransfer.preprocess.store import Store
 
 LEVELS = 32
@@ -45,12 +47,13 @@ class Shortcut:
     threshold: float
 
 
-def shortcuts(store: Store, seed: int) -> list[Shortcut]:
+def shortcuts(store: Store, seed: int, calibration: Method, rule: Rule) -> list[Shortcut]:
     """Fit all shortcuts on train and validation labels and apply them to the test images.
 
     Args:
         store: the target's image store; the labels of its test rows are not looked at.
         seed: of the cross-validation folds.
+        calibration, rule: those of the candidates.
 
     Raises:
         RadtransferError: train or validation lacks a class.
@@ -69,9 +72,9 @@ def shortcuts(store: Store, seed: int) -> list[Shortcut]:
         """Fitted on the training images; calibration and threshold from the validation images."""
         model = _fit(features[rows["train"]], labels["train"], groups, seed)
         raw = raw_score(model, features[rows["validation"]])
-        fitted = fit_calibration(raw, labels["validation"])
-        threshold = youden_threshold(calibrate(raw, fitted.slope, fitted.intercept), labels["validation"])
-        scores = calibrate(raw_score(model, features[rows["test"]]), fitted.slope, fitted.intercept)
+        fitted = fit_calibration(raw, labels["validation"], calibration)
+        threshold = rule(fitted(raw), labels["validation"])
+        scores = fitted(raw_score(model, features[rows["test"]]))
         return Shortcut(name, "logistic_regression", scores, threshold)
 
     share = float(labels["train"].mean())

@@ -13,10 +13,12 @@ from sklearn.metrics import roc_auc_score
 
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import FUSED
+from radtransfer.fusion.calibration import Calibration, Method, fit_calibration
 from radtransfer.fusion.grid import Settings
-from radtransfer.fusion.scoring import Calibration, Floats, calibrate, fit_calibration, raw_score, youden_threshold
+from radtransfer.fusion.scoring import Floats, raw_score
 from radtransfer.fusion.search import Columns, fit, side_by_side
 from radtransfer.fusion.stacking import carried, stack
+from radtransfer.fusion.threshold import Rule
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Material:
         smallest_fit: images in the smallest fit of the cross-validation, which bounds the components.
         cv_folds: folds asked for.
         seed: of everything random.
+        calibration, rule: how candidates are calibrated, and where they call an image positive.
         what: what is being done, for the progress shown.
     """
 
@@ -102,6 +105,8 @@ class Material:
     smallest_fit: int
     cv_folds: int
     seed: int
+    calibration: Method
+    rule: Rule
     what: str
 
     def without(self, backbone: str) -> Material:
@@ -187,10 +192,10 @@ def judge(material: Material, scored: Scored) -> Judged:
     (:meth:`~radtransfer.fusion.scoring.Calibration.carried`).
     """
     rows, labels = material.validation, material.labels[material.validation]
-    calibration = fit_calibration(scored.raw[rows], labels)
-    probability = calibrate(scored.raw, calibration.slope, calibration.intercept)
-    threshold, auroc = youden_threshold(probability[rows], labels), float(roc_auc_score(labels, probability[rows]))
+    calibration = fit_calibration(scored.raw[rows], labels, material.calibration)
+    probability = calibration(scored.raw)
+    threshold, auroc = material.rule(probability[rows], labels), float(roc_auc_score(labels, probability[rows]))
     if scored.estimator is None and material.refit:
         calibration = calibration.carried(scored.raw[material.train], scored.final[material.train])
-    final = calibrate(scored.final, calibration.slope, calibration.intercept)
+    final = calibration(scored.final)
     return Judged(np.where(material.labels < 0, final, probability), calibration, threshold, auroc)

@@ -14,10 +14,12 @@ from threadpoolctl import threadpool_limits
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import FUSED, HEAD, STACKING
+from radtransfer.fusion.calibration import Method, check_method
 from radtransfer.fusion.candidates import Features, Material, Scored, fitted, heads, judge, stacked
 from radtransfer.fusion.grid import CLASSIFIERS, Settings, read_grid, read_names, space
 from radtransfer.fusion.scoring import Floats, file_name, save_classifier
 from radtransfer.fusion.search import Columns, Folds, Job, find, grouped_folds, possible
+from radtransfer.fusion.threshold import Rule
 
 
 def classify(
@@ -30,6 +32,8 @@ def classify(
     classifiers: Sequence[str] = tuple(CLASSIFIERS),
     classifier_grid: Mapping[str, Any] | None = None,
     classifier_budget: int = 16,
+    calibration: Method = "platt",
+    threshold_rule: str = "youden",
 ) -> None:
     """Fit, calibrate and choose classifiers, and write **classifiers**.
 
@@ -42,7 +46,8 @@ def classify(
        :mod:`radtransfer.fusion.search`. The features of training images come from networks that were fine-tuned on
        these very images, so ``cv_auroc`` is optimistic: it ranks settings of one classifier and is not comparable to
        anything else.
-    2. Calibration (Platt) and threshold (Youden): **validation** split.
+    2. Calibration (:func:`radtransfer.fusion.calibration.fit_calibration`) and threshold
+       (:class:`radtransfer.fusion.threshold.Rule`): **validation** split.
     3. ``choice``: by AUROC on the **validation** split (``validation_auroc``), which neither the networks' weights
        nor the classifiers were fitted on; the stacker, which was, is judged there by out-of-fold scores
        (:mod:`radtransfer.fusion.stacking`). It is still the best of several and served early stopping, so it is
@@ -68,12 +73,16 @@ def classify(
             regression where it is among them.
         classifier_grid: values tried in place of the table's, ``{"svm_rbf.C": [1, 10]}``.
         classifier_budget: combinations of values tried for each classifier at most.
+        calibration: how scores become probabilities.
+        threshold_rule: where they become calls, see :meth:`radtransfer.fusion.threshold.Rule.read`.
 
     Raises:
-        RadtransferError: an unknown classifier or setting, a split that lacks a class, labels where none may be,
-            features that are not finite, training images that cannot be cross-validated, or another seed.
+        RadtransferError: an unknown classifier, setting, calibration or rule, a split that lacks a class, labels where
+            none may be, features that are not finite, training images that cannot be cross-validated, or another seed.
     """
     names, grid = read_names(classifiers), read_grid(classifier_grid or {})
+    check_method(calibration)
+    rule = Rule.read(threshold_rule)
     source = artifacts.read(fused, "fused")
     about = source.content
     if about["seed"] != seed:
@@ -100,12 +109,15 @@ def classify(
         smallest_fit=min(len(fit) for fit, _ in folds),
         cv_folds=cv_folds,
         seed=seed,
+        calibration=calibration,
+        rule=rule,
         what=f"classify {about['tl_source']}",
     )
     backbones = list(material.first.slices)
     tried = {name: space(name, grid, classifier_budget, seed) for name in names}
     settings = {"cv_folds": cv_folds, "cv_repeats": cv_repeats, "seed": seed, "classifiers": names}
     settings |= {"classifier_grid": grid, "classifier_budget": classifier_budget}
+    settings |= {"calibration": calibration, "threshold_rule": threshold_rule}
     inputs = {"fused": source}
     with (
         artifacts.writing(out, "classifiers", step="classify", settings=settings, inputs=inputs) as (folder, content),
@@ -139,7 +151,7 @@ def classify(
                     "params": params,
                     "cv_auroc": cv_auroc,
                     "validation_auroc": judged.validation_auroc,
-                    "calibration": {"slope": judged.calibration.slope, "intercept": judged.calibration.intercept},
+                    "calibration": judged.calibration.content,
                     "threshold": judged.threshold,
                     "file": file,
                 }
@@ -162,6 +174,8 @@ def classify(
                 "repeats": repeats,
                 "settings": {name: len(values) for name, values in tried.items()},
             },
+            calibration=calibration,
+            threshold_rule=threshold_rule,
             candidates=candidates,
             choice={
                 "fused": best["id"],

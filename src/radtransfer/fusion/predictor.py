@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.config import MAX_SIDE
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import FUSED, HEAD, STACKING
-from radtransfer.fusion.scoring import calibrate, load_classifier, raw_score
+from radtransfer.fusion.calibration import Calibration
+from radtransfer.fusion.scoring import load_classifier, raw_score
 from radtransfer.fusion.sources import Source
 from radtransfer.training.inference import Passed, infer
 from radtransfer.training.network import Network, check_backbones, load_network
+
+MAX_STEPS = 100_000
+"""Steps of an isotonic calibration that are read from a bundle."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,14 @@ class Predictor:
     Attributes:
         networks: the backbones whose features it reads, in the order of the fused columns.
         estimator: the fitted classifier; None: the mean of the networks' own heads decides.
-        slope: of the calibration p = sigmoid(slope * raw + intercept).
-        intercept: of the calibration.
+        calibration: from its raw score to a probability.
         threshold: p at or above it is called positive.
         on_heads: the classifier reads the outputs of the networks' heads, not their features.
     """
 
     networks: tuple[Network, ...]
     estimator: Any | None
-    slope: float
-    intercept: float
+    calibration: Calibration
     threshold: float
     on_heads: bool = False
 
@@ -54,7 +57,7 @@ class Predictor:
             raw = raw_score(self.estimator, np.column_stack([logits for _, logits in passed]))
         else:
             raw = raw_score(self.estimator, np.concatenate([features for features, _ in passed], axis=1))
-        return np.asarray(calibrate(raw, self.slope, self.intercept), np.float64)
+        return self.calibration(raw)
 
 
 def of_candidate(
@@ -109,6 +112,18 @@ class _Calibration(BaseModel):
     model_config = ConfigDict(strict=True)
     slope: FiniteFloat
     intercept: FiniteFloat
+    steps: list[list[Annotated[float, Field(ge=0, le=1)]]] = Field(default=[], max_length=MAX_STEPS)
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: list[list[float]]) -> list[list[float]]:
+        if (
+            any(len(step) != 2 for step in steps)
+            or steps != sorted(steps)
+            or any(later[1] < step[1] for step, later in pairwise(steps))
+        ):
+            raise ValueError("expected pairs that rise")
+        return steps
 
 
 class _Content(BaseModel):
@@ -161,8 +176,7 @@ def _build(
     return Predictor(
         networks=tuple(networks[backbone] for backbone in wanted),
         estimator=estimator,
-        slope=float(about["calibration"]["slope"]),
-        intercept=float(about["calibration"]["intercept"]),
+        calibration=Calibration.of(about["calibration"]),
         threshold=float(about["threshold"]),
         on_heads=about["classifier"] == STACKING,
     )

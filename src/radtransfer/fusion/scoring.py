@@ -1,4 +1,4 @@
-"""From a fitted classifier to a calibrated probability: one path for the run's table and for prediction."""
+"""Uncalibrated scores of fitted classifiers, and classifiers as files: the same for the run and for prediction."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import io
 import json
 import re
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
+from scipy.special import logit
 
 from radtransfer.errors import RadtransferError
 
@@ -21,9 +19,6 @@ Floats = NDArray[np.float64]
 
 PROBABILITY_CLIP = 1e-3
 """Votes and neighbours give probabilities of exactly 0 and 1; their logit is taken after clipping to this range."""
-
-MIN_SLOPE = 1e-3
-"""Least slope of a calibration, per standard deviation of the raw score."""
 
 ALLOWED_TYPES = frozenset(
     {
@@ -38,29 +33,6 @@ ALLOWED_TYPES = frozenset(
 
 MAX_UNPACKED_BYTES = 2**30
 """A classifier file that unpacks to more than this is refused."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """p = sigmoid(slope * raw + intercept), with slope > 0, so that the order of the scores never changes."""
-
-    slope: float
-    intercept: float
-
-    def carried(self, before: NDArray[np.floating[Any]], after: NDArray[np.floating[Any]]) -> Calibration:
-        """The calibration of a network that was trained anew, whose logits may be shifted and scaled.
-
-        Both fits have learnt the same images in the same way; that mean and standard deviation of their logits over
-        these are the same is what the new calibration sees to. No label is used.
-
-        Args:
-            before: [N] logits of the network that this calibration is of, for images that both have learnt.
-            after: [N] those of the new one.
-        """
-        spread = float(np.std(after))
-        scale = float(np.std(before)) / spread if spread > 0 else 1.0
-        shift = float(np.mean(before)) - scale * float(np.mean(after))
-        return Calibration(self.slope * scale, self.intercept + self.slope * shift)
 
 
 def raw_score(estimator: Any, features: NDArray[np.floating[Any]]) -> Floats:
@@ -78,69 +50,6 @@ def raw_score(estimator: Any, features: NDArray[np.floating[Any]]) -> Floats:
         return np.asarray(estimator.decision_function(values), np.float64)
     probability = estimator.predict_proba(values)[:, 1]
     return np.asarray(logit(np.clip(probability, PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)), np.float64)
-
-
-def calibrate(raw: NDArray[np.floating[Any]], slope: float, intercept: float) -> Floats:
-    """Calibrated probability of the positive class, float64 [N] in 0..1, from raw scores [N]."""
-    return np.asarray(expit(slope * np.asarray(raw, np.float64) + intercept), np.float64)
-
-
-def fit_calibration(raw: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> Calibration:
-    """Platt scaling: a logistic regression of the label on the raw score.
-
-    The targets are Platt's smoothed ones, (N+ + 1) / (N+ + 2) and 1 / (N- + 2), which keep the slope finite when the
-    scores separate the classes. Raw scores that do not order the classes (constant ones, or the wrong way round) get
-    the small slope :data:`MIN_SLOPE` and the intercept of the class share: an honest "cannot tell" that still keeps
-    the order.
-
-    Source: Platt, Probabilistic outputs for support vector machines (1999), section 2.2.
-
-    Args:
-        raw: [N], finite.
-        labels: [N], 0 or 1, both present.
-    """
-    values = np.asarray(raw, np.float64)
-    positives = int(np.sum(labels))
-    target = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2))
-    centre, spread = float(values.mean()), float(values.std())
-    if spread <= 1e-12 * max(1.0, abs(centre)):
-        spread = 1.0
-    scaled = (values - centre) / spread
-    # Soft targets as a weighted pair of rows, one per class.
-    model = LogisticRegression(C=1e4, solver="newton-cholesky", tol=1e-8)
-    model.fit(
-        np.concatenate([scaled, scaled])[:, None],
-        np.repeat([1, 0], len(values)),
-        sample_weight=np.concatenate([target, 1 - target]),
-    )
-    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
-    if not slope >= MIN_SLOPE:
-        slope, intercept = MIN_SLOPE, float(logit(target.mean()))
-    return Calibration(slope / spread, intercept - slope * centre / spread)
-
-
-def youden_threshold(probability: Floats, labels: NDArray[np.integer[Any]]) -> float:
-    """Threshold t that maximises sensitivity + specificity - 1 for the rule "positive if p >= t".
-
-    Any t between two neighbouring scores is as good as any other: the midpoint is taken. Of several such gaps with an
-    equal index the lowest is taken (the higher sensitivity). Scores that carry nothing (no gap has an index above 0)
-    get 0.5. Source: Youden, Cancer 3 (1950) 32-35.
-
-    Args:
-        probability: [N] in 0..1.
-        labels: [N], 0 or 1, both present.
-    """
-    levels, position = np.unique(probability, return_inverse=True)
-    positive = np.bincount(position, weights=labels == 1, minlength=len(levels))
-    negative = np.bincount(position, weights=labels == 0, minlength=len(levels))
-    # Index of the cut above level i, for all but the highest level.
-    youden = (np.cumsum(negative) / negative.sum() - np.cumsum(positive) / positive.sum())[:-1]
-    if len(youden) == 0 or youden.max() <= 1e-12:
-        return 0.5
-    cut = int(np.flatnonzero(youden >= youden.max() - 1e-12)[0])
-    low, high = float(levels[cut]), float(levels[cut + 1])
-    middle = low + (high - low) / 2
-    return middle if middle > low else high
 
 
 def file_name(name: str) -> str:

@@ -202,7 +202,7 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
         (["--set", "target_path=../T"], "T"),
         (["--set", "target_layout=table"], "T: the layout 'table' needs to know the columns; set target_table"),
         (["--set", "target_table={file: path}"], "target_table: table: Field required"),
-        (["--set", "threshold_rule=sensitivity=2"], "threshold_rule: 'sensitivity=2'; expected a number above 0 and up to 1"),
+        (["--set", "threshold_rule=sensitivity=2"], "threshold_rule: 'sensitivity=2'; expected a number above 0"),
         (["--set", "on_problem={truncate: fail}"], "on_problem: unknown problem 'truncate'; did you mean truncated"),
         (["--set", "on_problem={empty: repair}"], "on_problem: empty: 'repair' is no policy for it; known: fail, skip"),
         (["--set", "source_path=nowhere"], "nowhere"),

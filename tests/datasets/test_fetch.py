@@ -147,6 +147,7 @@ def test_revisions_of_a_dvc_repository_reach_stores_and_metadata(
             data_root=f"dvc+{repository}@{revision}:data", target_table={}, source_table={}, data_version="",
             on_problem={}, ct_window=[], crop_border=False, previous_splits="", test_fold=[],
             code_version="", target_store=made[0], source_store=made[1],
+            label_fraction=1.0, source_images=dsl.Artifact(uri=str(tmp_path / name / "images")),
             data_report=dsl.HTML(uri=str(tmp_path / name / "report.html")), **SETTINGS,
         )  # fmt: skip
         stores = [artifacts.read(Path(each.path), "image-store", verify=True) for each in made]

@@ -116,6 +116,7 @@ def test_kfp_runs_a_component_in_it(image: str, folder: Path) -> None:
         "image_size": 32,
         "test_fraction": 0.2,
         "validation_fraction": 0.2,
+        "label_fraction": 1.0,
         "max_images": 0,
         "previous_splits": "",
         "test_fold": [2, 4],
@@ -127,6 +128,7 @@ def test_kfp_runs_a_component_in_it(image: str, folder: Path) -> None:
         "code_version": code_version(),
     }
     artifacts = {"target_store": "system.Dataset", "source_store": "system.Dataset", "data_report": "system.HTML"}
+    artifacts |= {"source_images": "system.Artifact"}
     command = command_of(preprocess, inputs, artifacts, "/shared/out")
     docker("run", *CONFINED, "-v", f"{folder}:/shared", image, *command)
     target = read(folder / "out/target_store", "image-store", verify=True)

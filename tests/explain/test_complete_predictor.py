@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.explain.superpixels import lime
+from radtransfer.fusion.calibration import Calibration
 from radtransfer.fusion.predictor import Predictor, of_bundle, of_candidate
 from radtransfer.training.network import Network, load_network
 
@@ -35,7 +36,7 @@ def test_lime_explains_the_classifier_behind_the_fused_features(
     rows = np.indices((64, 64)).sum(axis=0)
     image = np.where(rows // 4 % 2, 255, 0).astype(np.uint8)  # stripes, which a blur turns to plain grey
     networks = (region_network(*TOP), region_network(*BOTTOM))
-    predict = Predictor(networks, reading(column), 1.0, 0.0, 0.5)
+    predict = Predictor(networks, reading(column), Calibration(1.0, 0.0), 0.5)
     found = lime(predict, image, (0, 0, 64, 64), samples=200, seed=0)
     half = np.zeros((64, 64), bool)
     half[seen] = True
@@ -50,7 +51,7 @@ def test_half_that_the_classifier_ignores_changes_nothing(region_network: Region
     images = np.full((2, 64, 64), 250, np.uint8)
     images[1, 32:] = 128
     networks = (region_network(*TOP), region_network(*BOTTOM))
-    top, bottom = (Predictor(networks, reading(column), 1.0, 0.0, 0.5)(images) for column in (0, 1))
+    top, bottom = (Predictor(networks, reading(column), Calibration(1.0, 0.0), 0.5)(images) for column in (0, 1))
     assert top[0] == top[1]
     assert bottom[0] > bottom[1] + 0.3
 
@@ -61,7 +62,7 @@ def test_head_and_calibration(region_network: RegionNetwork) -> None:
     images[1:] = 90
     raw = network(torch.from_numpy(images)).detach().numpy().astype(float)
     expected: NDArray[np.float64] = 1 / (1 + np.exp(-(2.0 * raw - 0.3)))
-    np.testing.assert_allclose(Predictor((network,), None, 2.0, -0.3, 0.5)(images), expected, rtol=1e-6)
+    np.testing.assert_allclose(Predictor((network,), None, Calibration(2.0, -0.3), 0.5)(images), expected, rtol=1e-6)
 
 
 def test_gives_the_evaluated_scores(mini_run: Any) -> None:

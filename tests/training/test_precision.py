@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.explain.gradcam import gradcam
+from radtransfer.fusion.calibration import Calibration
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.predictor import Predictor
 from radtransfer.preprocess.store import Store
@@ -100,7 +101,7 @@ def test_a_model_is_asked_as_it_was_trained(target: Path, model: Path, tmp_path:
     extract(store=target, models=[model], threads=1, out=tmp_path / "features")
     logits = np.load(tmp_path / "features" / "0-logits.npy")
     images = np.asarray(Store.open(target).images)
-    predict = Predictor((network,), None, 1.0, 0.0, 0.5)
+    predict = Predictor((network,), None, Calibration(1.0, 0.0), 0.5)
     expected = 1 / (1 + np.exp(-logits.astype(np.float64)))
     for few in (1, 7, len(images)):
         scores = np.concatenate([predict(images[start : start + few]) for start in range(0, len(images), few)])

@@ -172,6 +172,8 @@ def test_ct_is_predicted_in_the_window_that_it_was_trained_in(chain: Chain, tmp_
 def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:
     card = (chain.bundle / "MODEL_CARD.md").read_text()
     assert "trained again on training and validation images together" in card
+    for needed in ("calibrated (platt)", "(youden)", "annotated lesions hidden: ", "as much hidden elsewhere: "):
+        assert needed in card
     for needed in ("Not a medical device", "synthetic images", "AUROC", "shortcut/grey_level_histogram", "## Limits"):
         assert needed in card
 

@@ -81,6 +81,8 @@ def register(
             ct_window=store.content.get("ct_window", []),
             crop_border=store.content.get("crop_border", False),
             calibration=candidate["calibration"],
+            calibrated_by=chosen.content["calibration"],
+            threshold_rule=chosen.content["threshold_rule"],
             threshold=candidate["threshold"],
             positive_class=store.content["positive_class"],
             classes=store.content["classes"],

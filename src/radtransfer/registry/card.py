@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radtransfer.robustness import CONTROL, MASKED
+
+CHANGES = {MASKED: "annotated lesions hidden", CONTROL: "as much hidden elsewhere"}
 REFITTED = (
     "- then networks and classifier were trained again on training and validation images together; choice, calibration "
     "and threshold are those of the training before"
@@ -57,8 +60,8 @@ def model_card(
         "",
         f"- transfer-learning source: {bundle['tl_source']}",
         f"- features: {bundle['features']} ({', '.join(block['backbone'] for block in bundle['blocks'])})",
-        f"- classifier: {bundle['classifier']}, calibrated (Platt), threshold {bundle['threshold']:.4f} (Youden) on "
-        "validation images",
+        f"- classifier: {bundle['classifier']}, calibrated ({bundle['calibrated_by']}), threshold "
+        f"{bundle['threshold']:.4f} ({bundle['threshold_rule']}) on validation images",
         "- chosen among all candidates by validation AUROC, before a test label was read",
         *([REFITTED] if bundle["refit"] else []),
         "",
@@ -82,6 +85,7 @@ def model_card(
         "",
         *(f"- {one['id']}: {_number(one['auroc']['value'])} ({_interval(one['auroc'])})" for one in rivals + shortcuts),
         "",
+        *_changed(bundle["row_id"], metrics["results"]),
         evaluation["answer"]["text"],
         "",
         "## Limits",
@@ -96,6 +100,19 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _changed(row_id: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the model scores on changed test images; nothing where there are none."""
+    found = [row for row in rows if row["corruption"] != "none" and row["id"] == f"{row_id}/{row['corruption']}"]
+    if not found:
+        return []
+    listed = [
+        f"- {CHANGES.get(row['corruption'], row['corruption'])}: {_number(row['auroc']['value'])} "
+        f"({_interval(row['auroc'])}), {row['n']} images"
+        for row in found
+    ]
+    return ["Its AUROC on changed test images:", "", *listed, ""]
 
 
 def _fused_choices(evaluation: Mapping[str, Any]) -> list[str]:

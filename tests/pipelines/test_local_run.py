@@ -64,14 +64,14 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     assert stdout.splitlines()[-1] == str(out / "report.html")
     assert "No source is better than another." in stdout
     assert "selected by validation: imagenet/fused/seed0, AUROC 0.800 (0.700 to 0.900)" in stdout
-    assert "stated budget 3 minutes" in stderr and "26/26 report" in stderr
+    assert "stated budget 3 minutes" in stderr and "27/27 report" in stderr
     top = {"report.html", "data_report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
     top |= {"splits.csv", "evaluation", "explanations", "bundle", "logs", "pretrained"}
     assert {p.name for p in out.iterdir()} == top
     assert sorted(p.name for p in (out / "pretrained").iterdir()) == list(BACKBONES)
 
     run = json.loads((out / "run.json").read_text())
-    assert len(run["tasks"]) == 26 and len({task["task"] for task in run["tasks"]}) == 26
+    assert len(run["tasks"]) == 27 and len({task["task"] for task in run["tasks"]}) == 27
     assert all(task["seconds"] >= task["start_up_seconds"] > 0 and task["peak_mib"] > 5 for task in run["tasks"])
     assert run["peak_mib"] > max(task["peak_mib"] for task in run["tasks"])  # two tasks at once, and who watches them
     cost = run["orchestration"]
@@ -130,7 +130,7 @@ def test_killed_run_goes_on_after_the_last_finished_task(
     assert {call for call, count in counts.items() if count > 1} <= again
     assert counts[hung] == 2
     run = json.loads((fake_run.out / "run.json").read_text())
-    assert run["resumed"] and len(run["tasks"]) == 26
+    assert run["resumed"] and len(run["tasks"]) == 27
     earlier = [task for task in run["tasks"] if task["started"] < run["started"]]
     assert earlier and run["wall_seconds"] > run["orchestration"]["wall_seconds"] + max(t["seconds"] for t in earlier)
     assert not (fake_run.out / ".work").exists()

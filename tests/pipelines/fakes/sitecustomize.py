@@ -184,6 +184,7 @@ if "FAKE_CALLS" in os.environ:
         "radtransfer.fusion.extract": [extract],
         "radtransfer.fusion.fuse": [fuse],
         "radtransfer.fusion.classify": [classify],
+        "radtransfer.robustness.stress": [stress],
         "radtransfer.evaluation.evaluate": [evaluate],
         "radtransfer.explain.run": [explain],
         "radtransfer.registry.bundle": [register],

@@ -9,15 +9,14 @@ import os
 import sys
 from typing import NoReturn
 
-from radtransfer.cli import datasets
-from radtransfer.cli.learning_curve import learning_curve
-from radtransfer.cli.steps import app
+from radtransfer.cli import datasets, steps
+from radtransfer.cli.runs import app
 from radtransfer.cli.tune import tune
 from radtransfer.errors import RadtransferError
 
-app.add_typer(datasets.app, name="datasets")
-app.command()(learning_curve)
 app.command()(tune)
+app.add_typer(steps.app)
+app.add_typer(datasets.app, name="datasets")
 
 
 def main() -> None:

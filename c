@@ -1,1 +1,0 @@
-{"confidenceMetrics": [{"confidenceThreshold": 0.95, "recall": 0, "falsePositiveRate": 0}, {"confidenceThreshold": 0.7, "recall": 1, "falsePositiveRate": 0}, {"confidenceThreshold": 0.1, "recall": 1, "falsePositiveRate": 1}], "confusionMatrix": {"annotationSpecs": [{"displayName": "normal"}, {"displayName": "fractured"}], "rows": [{"row": [7, 2]}, {"row": [1, 4]}]}}

@@ -1,1 +1,0 @@
-{"auroc": 0.5, "accuracy": 0.5, "f1": 0.5, "sensitivity": 0.5, "specificity": 0.5, "ece": 0.5, "auprc": 0.5, "brier": 0.5}

@@ -1,0 +1,185 @@
+"""What is made of whole runs: them, several of them together, their packages for clusters, and their predictions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from radtransfer import __version__
+from radtransfer.cli.options import DataRoot, Out, Seed
+from radtransfer.errors import RadtransferError
+
+Config = Annotated[Path, typer.Option(help="YAML file; see configs/.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")]
+DryRuns = Annotated[
+    bool, typer.Option("--dry-run", help="Say how many runs are left and about how long they take; do nothing.")
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Does transfer learning from related images, and fusing several networks, help on your medical images?",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"radtransfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def run(
+    config: Config,
+    data_root: DataRoot,
+    out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an unfinished run.")],
+    set_: Overrides = None,
+    registry: Annotated[Path | None, typer.Option(help="Model registry to enter the model into.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and about how long it takes, and do nothing.")
+    ] = False,
+) -> None:
+    """Run a whole pipeline on this machine: from the data sets to the report and the model."""
+    from radtransfer.config import load
+    from radtransfer_pipelines.local import run_local
+
+    run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry, dry_run=dry_run)
+
+
+@app.command()
+def crossfit(
+    config: Config,
+    data_root: DataRoot,
+    out: Annotated[Path, typer.Option(help="Folder for all runs: new, empty, or of the same cross-fitting.")],
+    folds: Annotated[int, typer.Option(min=2, help="Folds that the target is cut into; each is tested once a repeat.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Times all is done, each with another seed.")] = 1,
+    set_: Overrides = None,
+    dry_run: DryRuns = False,
+) -> None:
+    """Test every image of a small target set: one run for each fold and seed, pooled on one page.
+
+    Started again, it goes on where it was; with more repeats it adds them.
+    """
+    from radtransfer.config import load
+    from radtransfer_pipelines.crossfit import crossfit as all_runs
+
+    all_runs(load(config, set_ or []), data_root=data_root, out=out, folds=folds, repeats=repeats, dry_run=dry_run)
+
+
+@app.command()
+def learning_curve(
+    config: Config,
+    data_root: DataRoot,
+    out: Annotated[Path, typer.Option(help="Folder for all runs: new, empty, or of the same learning curve.")],
+    fractions: Annotated[
+        str, typer.Option(help="Shares of the target's train and validation labels, with commas.")
+    ] = "0.1,0.25,0.5,1",
+    folds: Annotated[
+        int, typer.Option(min=0, help="Cross-fit each fraction with so many folds; 0: one split, one run each.")
+    ] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Times the cross-fitting is done, each with another seed.")] = 1,
+    set_: Overrides = None,
+    dry_run: DryRuns = False,
+) -> None:
+    """Learn from fewer and fewer labels: where does in-domain pre-training help, and how many labels is it worth?
+
+    One run, or cross-fitting, for each label fraction on the same test images; pre-training is done once. Started
+    again, it goes on where it was; with more fractions or repeats it adds them.
+    """
+    from radtransfer.config import load
+    from radtransfer_pipelines.learning_curve import learning_curve as all_runs
+
+    try:
+        shares = [float(share) for share in fractions.split(",")]
+    except ValueError:
+        raise RadtransferError(f"--fractions {fractions}: expected numbers with commas, e.g. 0.1,0.25,0.5,1") from None
+    all_runs(
+        load(config, set_ or []), data_root=data_root, out=out, fractions=shares, folds=folds, repeats=repeats,
+        dry_run=dry_run,
+    )  # fmt: skip
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of `run` or `crossfit`, the reference first.")],
+    out: Out,
+    bootstrap: Annotated[int, typer.Option(min=100, help="Bootstrap replicates behind every interval.")] = 2000,
+    seed: Seed = 0,
+) -> None:
+    """Compare finished runs on the same test images, paired and with intervals; the runs of `crossfit` pooled."""
+    from radtransfer.artifacts import check_free
+    from radtransfer.evaluation.comparison import compare_runs, write
+    from radtransfer.evaluation.comparison_page import show
+
+    check_free(out)
+    comparison = compare_runs(runs, bootstrap=bootstrap, seed=seed)
+    page = write(comparison, out)
+    show(comparison.model_dump(mode="json"))
+    print(page)
+
+
+@app.command(name="compile")
+def compile_(
+    out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("build/pipelines"),
+    image: Annotated[str | None, typer.Option(help="Image of all tasks, best with its digest.")] = None,
+    gpus: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="For a cluster with GPUs: how many of one node each training asks for, to share its batches.",
+        ),
+    ] = 0,
+) -> None:
+    """Compile the pipelines to packages for the KFP UI."""
+    from radtransfer_components.support import IMAGE
+    from radtransfer_pipelines.compile import compile_all
+
+    target: Literal["cluster", "cluster-gpu"] = "cluster-gpu" if gpus else "cluster"
+    for path in compile_all(out, image=image or IMAGE, target=target, gpus=max(1, gpus)):
+        print(path)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or DICOM files.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle that `register` or `run` made.")],
+    explain: Annotated[Path | None, typer.Option(help="Folder for a Grad-CAM overlay of each image.")] = None,
+    format_: Annotated[Literal["csv"], typer.Option("--format", help="Format of the output.")] = "csv",
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads; 0: all that this process may use (affinity, container quota).")
+    ] = 0,
+) -> None:
+    """Score images: prints image,score,label (score: calibrated probability of abnormal)."""
+    import csv
+
+    from radtransfer import limits
+    from radtransfer.registry.predict import predict as step
+
+    del format_  # there is one
+    threads = threads or limits.cpus()
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    unreadable = 0
+    for number, prediction in enumerate(step(bundle=bundle, images=images, threads=threads, explain_dir=explain)):
+        if number == 0:  # a bundle that is refused prints nothing
+            table.writerow(["image", "score", "label"])
+        if prediction.score is None:
+            unreadable += 1
+            print(f"radtransfer: warning: {prediction.image}: {prediction.reason}", file=sys.stderr)
+            table.writerow([prediction.image, "", ""])
+        else:
+            table.writerow([prediction.image, f"{prediction.score:.6f}", prediction.label])
+    if unreadable:
+        raise typer.Exit(1)

@@ -6,7 +6,8 @@ Synthetic features, from which a third of the variance tells what it can of a la
 columns with their default settings. For each classifier, alone (so nothing is shared between classifiers):
 
 * ours: :func:`radtransfer.fusion.search.find`;
-* plain: ``GridSearchCV`` over pipelines of ``StandardScaler``, the same reduction and scikit-learn's own classifier;
+* plain: ``GridSearchCV`` over pipelines of ``StandardScaler``, the same reduction and scikit-learn's own classifier,
+  boosting on the same bins;
 * floor: the fits of the estimators alone, on columns that were scaled and reduced beforehand and counted nowhere.
 
 Then the whole search at once, as `classify` does it, with what classifiers share, too; and the last fit of each on all

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,11 +21,12 @@ from radtransfer.config import RunConfig, load
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import search
 from radtransfer.fusion.blocks import BlockScaler
-from radtransfer.fusion.classifiers import LinearSVM, pipeline
+from radtransfer.fusion.classifiers import LinearSVM, classifier, pipeline
 from radtransfer.fusion.grid import CLASSIFIERS, read_grid, read_names, space
 from radtransfer.fusion.scoring import load_classifier, raw_score, save_classifier
 from radtransfer.fusion.search import Columns, Folds, Job, find, fit, grouped_folds
 
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 WIDTHS = (10, 5, 7)
 QUICK = {"random_forest.components": 6, "random_forest.min_samples_leaf": [5, 2]}
 
@@ -71,7 +73,7 @@ def test_many_at_once_are_each_one_alone_whatever_the_number_of_threads(monkeypa
     jobs = [Job("fused", name, space(name, QUICK, 99, 0)) for name in CLASSIFIERS]
     jobs.append(Job("b", "logistic_regression", space("logistic_regression", {}, 99, 0)))
     together = find(jobs, given, labels, folds, 0, "test")
-    monkeypatch.setattr(search, "cpu_count", lambda: 5)
+    monkeypatch.setattr(search.limits, "cpus", lambda: 5)
     assert find(jobs, given, labels, folds, 0, "test") == together
     for job, found in zip(jobs, together, strict=True):
         assert find([job], given, labels, folds, 0, "test") == [found]
@@ -145,6 +147,16 @@ def test_the_linear_machine_is_that_of_scikit_learn() -> None:
     plain.fit(values, labels)
     np.testing.assert_allclose(ours.decision_function(values), plain.decision_function(values), atol=1e-9)
     np.testing.assert_array_equal(ours.predict(values), plain.predict(values))
+
+
+def test_boosting_is_that_of_scikit_learn_where_there_are_few_values() -> None:
+    """Ten values a column, as many times each: both bin them alike. Otherwise they cut a little beside each other."""
+    rng = np.random.default_rng(4)
+    values = np.stack([rng.permutation(np.arange(200) % 10) for _ in range(6)], axis=1) / 7
+    labels = (values[:, 0] + rng.normal(size=200) > 1).astype(np.int8)
+    ours = classifier("gradient_boosting", {"max_leaf_nodes": 4, "learning_rate": 0.1}, 0)
+    bare = clone(ours["boosting"]).fit(values, labels)
+    np.testing.assert_allclose(ours.fit(values, labels).decision_function(values), bare.decision_function(values))
 
 
 def test_every_classifier_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import KBinsDiscretizer
 from sklearn.svm import SVC
 
 from radtransfer.fusion.blocks import BlockScaler
@@ -108,9 +109,14 @@ def classifier(name: str, settings: Settings, seed: int) -> Any:
         case "random_forest":
             made = RandomForestClassifier(TREES, **balanced, **seeded, **own)
         case "gradient_boosting":
-            made = HistGradientBoostingClassifier(
+            # scikit-learn's own bins of weighted images take 20 times as long as the fit
+            bins = KBinsDiscretizer(
+                BINS, encode="ordinal", strategy="quantile", quantile_method="linear", subsample=None
+            )
+            boosting = HistGradientBoostingClassifier(
                 max_iter=ROUNDS, max_bins=BINS, early_stopping=False, **balanced, **seeded, **own
             )
+            made = Pipeline([("bins", bins), ("boosting", boosting)])
         case "mlp":
             layers = (own.pop("hidden"),)
             made = MLPClassifier(layers, solver="lbfgs", max_iter=ITERATIONS, **seeded, **own)

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
@@ -31,6 +30,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
+from radtransfer import limits
 from radtransfer.fusion.classifiers import Fed, classifier
 from radtransfer.fusion.grid import Settings
 from radtransfer.progress import track
@@ -195,11 +195,11 @@ def fit(
 
 def side_by_side(work: Callable[[Task], Done], tasks: Sequence[Task], what: str) -> list[Done]:
     """Do all tasks, as many at a time as the container has CPUs, each with one thread."""
-    limits: list[Any] = []
+    held: list[Any] = []
     with (
         _quiet(),
         threadpool_limits(1),
-        ThreadPoolExecutor(cpu_count(), initializer=lambda: limits.append(threadpool_limits(1))) as pool,
+        ThreadPoolExecutor(limits.cpus(), initializer=lambda: held.append(threadpool_limits(1))) as pool,
     ):  # OpenMP counts its threads for each thread that calls it
         return list(track(pool.map(work, tasks), what, len(tasks)))
 
@@ -209,7 +209,8 @@ def _quiet() -> Iterator[None]:
     """Without warnings of what is meant: constant columns are ranked last, the MLP stops after so many steps."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", message="(?s)Features .* are constant|invalid value|divide by zero")
+        warnings.filterwarnings("ignore", message="(?s)Features? .* (is|are) constant|Bins whose width")
+        warnings.filterwarnings("ignore", message="invalid value|divide by zero")
         yield
 
 

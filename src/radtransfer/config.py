@@ -6,7 +6,8 @@ the fields of the form in the KFP UI.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -77,6 +78,15 @@ class TableColumns(BaseModel):
             return cls.model_validate(columns)
         except ValidationError as error:
             raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Hand an error of ours to pydantic, which adds the entry's name."""
+    try:
+        yield
+    except RadtransferError as error:
+        raise ValueError(str(error)) from None
 
 
 class RunConfig(BaseModel):
@@ -279,10 +289,8 @@ class RunConfig(BaseModel):
     @field_validator("checkpoints", "weights_mirror")
     @classmethod
     def _place(cls, place: str) -> str:
-        try:
+        with _told():
             address(place)
-        except RadtransferError as error:
-            raise ValueError(str(error)) from None
         return place
 
     @field_validator("ct_window")
@@ -304,26 +312,20 @@ class RunConfig(BaseModel):
     @field_validator("classifiers")
     @classmethod
     def _classifiers(cls, names: list[str]) -> list[str]:
-        try:
+        with _told():
             return grid.read_names(names)
-        except RadtransferError as error:
-            raise ValueError(str(error)) from None
 
     @field_validator("classifier_grid")
     @classmethod
     def _grid(cls, given: dict[str, Any]) -> dict[str, Any]:
-        try:
+        with _told():
             return grid.read_grid(given)
-        except RadtransferError as error:
-            raise ValueError(str(error)) from None
 
     @field_validator("threshold_rule")
     @classmethod
     def _rule(cls, text: str) -> str:
-        try:
+        with _told():
             threshold.Rule.read(text)
-        except RadtransferError as error:
-            raise ValueError(str(error)) from None
         return text
 
     @field_validator("on_problem", mode="before")
@@ -331,10 +333,8 @@ class RunConfig(BaseModel):
     def _policies(cls, given: Any) -> dict[str, Policy]:
         if not isinstance(given, Mapping):
             raise ValueError(f"expected a mapping of problems to policies, got {given!r}")
-        try:
+        with _told():
             return {name: policy for name, policy in policies(given).items() if policy != PROBLEMS[name].policies[0]}
-        except RadtransferError as error:
-            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import jinja2
+
+from radtransfer.artifacts import write_json
 
 
 def environment() -> jinja2.Environment:
@@ -31,6 +34,18 @@ def plain(value: object) -> str:
     """Text that Markdown shows as it is: no markup, no table cell's end, one line."""
     flat = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|])", r"\\\1", flat)
+
+
+def leave(out: Path, name: str, content: Any, page: str) -> Path:
+    """Write ``name.json`` and ``name.html``, which say the same, into a folder, over earlier ones.
+
+    Returns:
+        path of the page.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / f"{name}.json", content)
+    write(out / f"{name}.html", page)
+    return out / f"{name}.html"
 
 
 def write(path: Path, content: str) -> None:

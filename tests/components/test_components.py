@@ -237,7 +237,8 @@ def test_metrics_that_the_ui_cannot_take_are_left_out(tmp_path: Path) -> None:
     drawn = {"roc": {"fpr": [0, 0, 1], "tpr": [0, 1, 1]}, "confusion": {"tp": 4, "fn": 1, "tn": 7, "fp": 2}}
     drawn["roc"]["thresholds"] = [0.95, 0.7, 0.1]  # type: ignore[index]
     (tmp_path / "curves.json").write_text(json.dumps({"r": drawn}))
-    scalars, curves = dsl.Metrics(name="m", uri="m"), dsl.ClassificationMetrics(name="c", uri="c")
+    scalars = dsl.Metrics(name="scalars", uri=str(tmp_path / "scalars"))
+    curves = dsl.ClassificationMetrics(name="curves", uri=str(tmp_path / "curves"))
     support.show_metrics(tmp_path, scalars, curves)
     assert "kappa" not in scalars.metadata and scalars.metadata["f1"] == 0.5
     json.dumps([scalars.metadata, curves.metadata], allow_nan=False)

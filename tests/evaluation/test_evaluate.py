@@ -554,7 +554,7 @@ def _poison(table: pd.DataFrame) -> pd.DataFrame:
     ("keywords", "said"),
     [
         ({"change": {"store_digest": "f" * 64}}, "another image store"),
-        ({"change": {"tl_source": "imagenet"}}, "handed over already"),
+        ({"change": {"tl_source": "imagenet"}}, "are both of imagenet; hand over one"),
         ({"change": {"tl_source": "magic"}}, "unknown TL source 'magic'"),
         ({"change": {"seed": 8}}, "another seed"),
         ({"change": {"blocks": []}}, "another backbones"),

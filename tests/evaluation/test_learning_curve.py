@@ -58,7 +58,7 @@ def test_a_gain_with_few_labels_is_said_and_how_many_labels_it_is_worth(helps: l
     assert (first.run, first.images) == ("A", 20) and 20 < first.needed <= 200
     assert (first.low or 0) < first.needed < (first.high or 1000)
     assert f"ImageNet transfer needs about {first.needed} for that (95 % interval" in curve.answers[2]
-    sizes = {"label_fraction": 3, "over_scratch": 6, "trend": 1, "shortcut": 3}
+    sizes = {"label_fraction": 3, "over_scratch": 6, "trend": 1, "shortcut": 6}
     assert {one.family for one in curve.comparisons} == set(sizes)
     assert all(sum(one.family == family for one in curve.comparisons) == size for family, size in sizes.items())
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from radtransfer.artifacts import write_json
 from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import schema, verdict
@@ -23,8 +22,6 @@ from radtransfer.evaluation.metrics import auroc
 from radtransfer.progress import track
 
 BETWEEN = "run"
-JSON = "comparison.json"
-PAGE = "comparison.html"
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,7 @@ class Together:
     Attributes:
         subjects: what was measured.
         measured: every choice of every subject, by :func:`row_id`.
+        bootstrap, seed: number and seed of the resamples.
         images: test images, of all folds.
         groups, positives: leakage groups among them, and positive ones.
         fewest: leakage groups that hold the class that the fewest hold.
@@ -42,15 +40,27 @@ class Together:
 
     subjects: list[Subject]
     measured: dict[str, Measured]
+    bootstrap: int
+    seed: int
     images: int
     groups: int
     positives: int
     fewest: int
     warnings: list[str]
 
-    @property
-    def test(self) -> schema.TestSet:
-        return schema.TestSet(images=self.images, groups=self.groups, positives=self.positives)
+    def told(self, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+        """What every file on subjects measured together says, but for answers and warnings."""
+        first = self.subjects[0].runs[0]
+        return {
+            "target": first.target,
+            "positive_class": first.positive_class,
+            "test": schema.TestSet(images=self.images, groups=self.groups, positives=self.positives),
+            "bootstrap": self.bootstrap,
+            "seed": self.seed,
+            "subjects": [_described(subject) for subject in self.subjects],
+            "results": _pooled_rows(self),
+            "comparisons": [schema.ComparisonEntry(**asdict(one)) for one in comparisons],
+        }
 
 
 def measure_together(subjects: list[Subject], bootstrap: int, seed: int) -> Together:
@@ -84,6 +94,8 @@ def measure_together(subjects: list[Subject], bootstrap: int, seed: int) -> Toge
     return Together(
         subjects,
         measured,
+        bootstrap,
+        seed,
         images=len(images),
         groups=len(set(groups)),
         positives=int(labels.sum()),
@@ -130,30 +142,17 @@ def compare_runs(folders: Sequence[Path], *, bootstrap: int, seed: int) -> schem
         answers = [_told(between, bootstrap), *answers]
         warnings += [f"Between runs: {one}" for one in verdict.unreachable(between, bootstrap)]
     return schema.ComparisonFile(
-        target=subjects[0].runs[0].target,
-        positive_class=subjects[0].runs[0].positive_class,
-        test=together.test,
-        bootstrap=bootstrap,
-        seed=seed,
-        subjects=[described(subject) for subject in subjects],
-        settings=_settings(subjects),
-        answers=answers,
-        warnings=warnings,
-        results=pooled_rows(together),
-        comparisons=[schema.ComparisonEntry(**asdict(one)) for one in [*between, *comparisons]],
+        **together.told([*between, *comparisons]), settings=_settings(subjects), answers=answers, warnings=warnings
     )
 
 
 def write(comparison: schema.ComparisonFile, out: Path) -> Path:
-    """Write :data:`JSON` and :data:`PAGE` into a folder, over earlier ones; returns the page's path."""
+    """Write ``comparison.json`` and its page into a folder, over earlier ones; returns the page's path."""
     from radtransfer import pages
     from radtransfer.evaluation.comparison_page import render
 
     content = comparison.model_dump(mode="json")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / JSON, content)
-    pages.write(out / PAGE, render(content))
-    return out / PAGE
+    return pages.leave(out, "comparison", content, render(content))
 
 
 def row_id(subject: Subject, choice: str) -> str:
@@ -161,7 +160,7 @@ def row_id(subject: Subject, choice: str) -> str:
     return f"{subject.label}/{choice}"
 
 
-def pooled_rows(together: Together) -> list[schema.PooledRow]:
+def _pooled_rows(together: Together) -> list[schema.PooledRow]:
     """A row for every choice of every subject."""
     return [
         _row(subject, choice, together.measured[row_id(subject, choice)])
@@ -222,7 +221,7 @@ def _warned(subjects: list[Subject], warning: str) -> bool:
     return any(warning in run.evaluation.content["warnings"] for subject in subjects for run in subject.runs)
 
 
-def described(subject: Subject) -> schema.SubjectEntry:
+def _described(subject: Subject) -> schema.SubjectEntry:
     """Where a subject lies and what it was made with."""
     first = subject.runs[0]
     return schema.SubjectEntry(

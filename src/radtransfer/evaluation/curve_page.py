@@ -20,7 +20,7 @@ FAMILY_NAMES = {
     curve_text.FEW_LABELS: "In-domain less ImageNet, fused choices, at each label fraction",
     curve_text.OVER_SCRATCH: "What transfer gains over training from scratch, at each label fraction",
     curve_text.TREND: "In-domain\u2019s gain over ImageNet with the fewest labels less that with the most",
-    curve_text.SHORTCUT: "The selected model against the grey-level histogram, at each label fraction",
+    curve_text.SHORTCUT: "The selected model against the shortcuts, at each label fraction",
 }
 KINDS = {"fused": "Fused choice", "single": "Best single network"}
 
@@ -78,15 +78,13 @@ def render(curve: dict[str, Any]) -> str:
         source_of=lambda row: row["a"].split("/")[1] if row["a"].split("/")[1] in TL_SOURCES else "mixed",
         charts=charts,
         text=report_text,
-        offset_axis=_around_zero(curve["comparisons"]),
-        main_axis=_around_zero(families[curve_text.FEW_LABELS]),
+        offset_axis=_axis(curve["comparisons"]),
+        main_axis=_axis(families[curve_text.FEW_LABELS]),
     )
 
 
-def _around_zero(comparisons: list[dict[str, Any]]) -> Axis:
-    offsets = [abs(row[end] or 0.0) for row in comparisons for end in ("low", "difference", "high")]
-    reach = max(offsets) or 0.05
-    return Axis.covering([-reach, reach])
+def _axis(comparisons: list[dict[str, Any]]) -> Axis:
+    return Axis.around_zero(row[end] for row in comparisons for end in ("low", "difference", "high"))
 
 
 def plot(curve: dict[str, Any], kind: str, heading: str) -> Markup:
@@ -131,7 +129,7 @@ def contrast(curve: dict[str, Any], row: dict[str, Any]) -> str:
     run, *choice = row["a"].split("/")
     share = percent(next(point["fraction"] for point in curve["points"] if point["run"] == run))
     if row["family"] == curve_text.SHORTCUT:
-        return f"{share}: selected \u2212 grey-level histogram"
+        return f"{share}: selected \u2212 {report_text.SHORTCUT_NAMES[row['b'].split('/')[-1]]}"
     a, b = (report_text.SOURCE_NAMES[one] for one in (choice[0], row["b"].split("/")[1]))
     return f"{share}: {a} \u2212 {b}"
 

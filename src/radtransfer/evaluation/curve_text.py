@@ -40,12 +40,15 @@ def warnings(
                     f"Negative transfer with {_labels(points, [one])}: {a} is significantly worse than {b} "
                     f"({_figures(one, bootstrap)})."
                 )
-    unclear = [one for one in of_family(comparisons, SHORTCUT) if one.low is None or one.low <= 0]
-    if unclear:
-        shares = ", ".join(f"{_point(points, one).fraction:.4g}" for one in unclear)
-        found.append(
-            f"The selected model does not clear the shortcut (a grey-level histogram) at label fraction {shares}."
-        )
+    for shortcut, (known, _) in verdict.LEARNT.items():
+        unclear = [
+            _point(points, one)
+            for one in of_family(comparisons, SHORTCUT)
+            if one.b.endswith(shortcut) and (one.low is None or one.low <= 0)
+        ]
+        if unclear:
+            shares = ", ".join(f"{point.fraction:.4g}" for point in unclear)
+            found.append(f"The selected model does not clear the shortcut ({known}) at label fraction {shares}.")
     if any(len(subject.runs) == 1 for subject in subjects):
         found.append(
             "Each point of the curve is one training with one seed and one split: part of its ups and downs is the "

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
-from radtransfer.config import TL_SOURCES, TlSource
+from radtransfer.config import TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation.metrics import Floats
+from radtransfer.fusion.sources import fitted_of
 from radtransfer.preprocess.store import Store
 
 
@@ -31,15 +31,7 @@ class Entry:
 
 def sources(paths: Sequence[Path]) -> dict[TlSource, Artifact]:
     """The classifiers of each TL source, in the order scratch, imagenet, in_domain, made under equal conditions."""
-    found: dict[TlSource, Artifact] = {}
-    for path in paths:
-        artifact = artifacts.read(path, "classifiers")
-        name = artifact.content["tl_source"]
-        if name not in TL_SOURCES:
-            raise RadtransferError(f"{path}: unknown TL source {name!r}, expected one of {', '.join(TL_SOURCES)}")
-        if name in found:
-            raise RadtransferError(f"{path}: TL source {name!r} was handed over already as {found[name].path}")
-        found[name] = artifact
+    found = fitted_of(paths)
     if not found:
         raise RadtransferError("no classifiers to evaluate; hand over one classifiers artifact per TL source")
     first = next(iter(found.values()))
@@ -56,7 +48,7 @@ def sources(paths: Sequence[Path]) -> dict[TlSource, Artifact]:
                     f"{artifact.path}: made with another {what} than {first.path} ({other} against {one}); "
                     "TL sources are compared under equal conditions only: make both again with the same configuration"
                 )
-    return {name: found[name] for name in TL_SOURCES if name in found}
+    return found
 
 
 def _backbones(classifiers: Artifact) -> list[str]:

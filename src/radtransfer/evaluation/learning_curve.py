@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from radtransfer.artifacts import write_json
 from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import curve_text, schema, verdict
 from radtransfer.evaluation.compare import Comparison, compare, contrast
-from radtransfer.evaluation.comparison import Together, described, measure_together, pooled_rows, row_id
+from radtransfer.evaluation.comparison import Together, measure_together, row_id
 from radtransfer.evaluation.curve_text import FEW_LABELS, OVER_SCRATCH, SHORTCUT, TREND
 from radtransfer.evaluation.finished import OWN, SELECTED, Subject, check_alike, open_subjects
 from radtransfer.evaluation.metrics import Floats
 from radtransfer.evaluation.quantiles import LEVEL
-
-JSON = "learning_curve.json"
-PAGE = "learning_curve.html"
 
 
 def measure_curve(folders: Sequence[Path], *, bootstrap: int, seed: int) -> schema.LearningCurveFile:
@@ -29,8 +25,8 @@ def measure_curve(folders: Sequence[Path], *, bootstrap: int, seed: int) -> sche
 
     Families corrected by Holm, all of AUROC: ``label_fraction`` (in-domain less ImageNet, fused choices, at each
     fraction), ``over_scratch`` (in-domain and ImageNet less training from scratch, at each), ``trend`` (the first
-    difference with the fewest labels less that with the most; one comparison), ``shortcut`` (selected less grey-level
-    histogram, at each).
+    difference with the fewest labels less that with the most; one comparison), ``shortcut`` (selected less each learnt
+    shortcut, at each).
 
     Args:
         folders: output folders of ``radtransfer run`` or ``radtransfer crossfit``, two at least, in any order.
@@ -54,33 +50,22 @@ def measure_curve(folders: Sequence[Path], *, bootstrap: int, seed: int) -> sche
     points = [_point(subject) for subject in subjects]
     comparisons = verdict.judged(_comparisons(together), together.fewest)
     needed = _needed(together, points)
-    rows = pooled_rows(together)
     return schema.LearningCurveFile(
-        target=subjects[0].runs[0].target,
-        positive_class=subjects[0].runs[0].positive_class,
-        test=together.test,
-        bootstrap=bootstrap,
-        seed=seed,
-        subjects=[described(subject) for subject in subjects],
+        **together.told(comparisons),
         points=points,
         answers=curve_text.answers(points, comparisons, needed, bootstrap),
         warnings=together.warnings + curve_text.warnings(points, comparisons, subjects, bootstrap),
-        results=rows,
-        comparisons=[schema.ComparisonEntry(**asdict(one)) for one in comparisons],
         needed=needed,
     )
 
 
 def write(curve: schema.LearningCurveFile, out: Path) -> Path:
-    """Write :data:`JSON` and :data:`PAGE` into a folder, over earlier ones; returns the page's path."""
+    """Write ``learning_curve.json`` and its page into a folder, over earlier ones; returns the page's path."""
     from radtransfer import pages
     from radtransfer.evaluation.curve_page import render
 
     content = curve.model_dump(mode="json")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / JSON, content)
-    pages.write(out / PAGE, render(content))
-    return out / PAGE
+    return pages.leave(out, "learning_curve", content, render(content))
 
 
 def _fraction(subject: Subject) -> float:
@@ -116,7 +101,7 @@ def _comparisons(together: Together) -> list[Comparison]:
     first, last = (f"{one.a} - {one.b}" for one in (few, many))
     change = cast(float, few.difference) - cast(float, many.difference)
     found.append(contrast(first, last, "auroc", change, replicates[0] - replicates[1], TREND))
-    return found + [less(one, SELECTED, verdict.HISTOGRAM, SHORTCUT) for one in together.subjects]
+    return found + [less(one, SELECTED, shortcut, SHORTCUT) for one in together.subjects for shortcut in verdict.LEARNT]
 
 
 def _needed(together: Together, points: Sequence[schema.PointEntry]) -> list[schema.NeededEntry]:

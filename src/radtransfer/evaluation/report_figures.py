@@ -23,6 +23,7 @@ from radtransfer.evaluation.report_text import OUTCOMES, SOURCE_NAMES, estimate,
 
 _EMBEDDED_SIDE = 640  # px; larger pictures are shrunk before they go into the page
 _MAX_SIDE = 4096
+UNIT = Axis(0, 1, 0.2)
 
 
 def _drawn(run: Run) -> list[Row]:
@@ -40,23 +41,17 @@ def _banded(run: Run, row: Row, kind: str, label: str) -> Series:
 
 def precision_recall(run: Run) -> Markup:
     """Precision and recall of each source's fused choice and of the grey-level histogram."""
-    unit, rows = Axis(0, 1, 0.2), _drawn(run)
-    series = [_banded(run, row, "pr", f"{model_name(row)}: AUPRC {estimate(row['auprc'])}") for row in rows]
+    series = [_banded(run, row, "pr", f"{model_name(row)}: AUPRC {estimate(row['auprc'])}") for row in _drawn(run)]
     return charts.plot(
         title="Precision-recall curves on the test set",
         description="; ".join(one.label for one in series) + ".",
-        x=unit,
-        y=unit,
-        x_label="Recall (sensitivity)",
-        y_label="Precision (positive predictive value)",
-        series=series,
-        identity="pr",
-    )
+        x=UNIT, y=UNIT, x_label="Recall (sensitivity)", y_label="Precision (positive predictive value)",
+        series=series, identity="pr",
+    )  # fmt: skip
 
 
 def roc(run: Run) -> Markup:
     """ROC of each source's fused choice, with its operating point, and of the grey-level histogram."""
-    unit = Axis(0, 1, 0.2)
     series, points = [], []
     for row in _drawn(run):
         curve = run.curves[row["id"]]
@@ -68,8 +63,8 @@ def roc(run: Run) -> Markup:
     return charts.plot(
         title="ROC curves on the test set",
         description="; ".join(one.label for one in series) + ". Markers: operating points.",
-        x=unit,
-        y=unit,
+        x=UNIT,
+        y=UNIT,
         x_label="False positive rate (1 \u2212 specificity)",
         y_label="True positive rate (sensitivity)",
         series=[*series, *points],
@@ -85,8 +80,8 @@ def reliability(run: Run) -> Markup:
     return charts.plot(
         title="Reliability of the selected model\u2019s scores",
         description=f"Expected calibration error {estimate(run.selected['ece'])}. {told}.",
-        x=Axis(0, 1, 0.2),
-        y=Axis(0, 1, 0.2),
+        x=UNIT,
+        y=UNIT,
         x_label="Predicted probability",
         y_label="Observed share",
         series=[

@@ -191,8 +191,8 @@ class SettingEntry(_Strict):
     values: dict[str, Any]
 
 
-class ComparisonFile(_Strict):
-    """``comparison.json`` as a whole."""
+class _Together(_Strict):
+    """What is said of several subjects that were measured together."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     target: str
@@ -201,11 +201,16 @@ class ComparisonFile(_Strict):
     bootstrap: int
     seed: int
     subjects: Sequence[SubjectEntry]
-    settings: Sequence[SettingEntry]
     answers: Sequence[str]
     warnings: Sequence[str]
     results: Sequence[PooledRow]
     comparisons: Sequence[ComparisonEntry]
+
+
+class ComparisonFile(_Together):
+    """``comparison.json`` as a whole."""
+
+    settings: Sequence[SettingEntry]
 
 
 class PointEntry(_Strict):
@@ -228,19 +233,8 @@ class NeededEntry(_Strict):
     high: int | None = Field(description="null: more than the most that were tried")
 
 
-class LearningCurveFile(_Strict):
+class LearningCurveFile(_Together):
     """``learning_curve.json`` as a whole; subjects, points and rows by label fraction, the smallest first."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
-    target: str
-    positive_class: str
-    test: TestSet
-    bootstrap: int
-    seed: int
-    subjects: Sequence[SubjectEntry]
     points: Sequence[PointEntry]
-    answers: Sequence[str]
-    warnings: Sequence[str]
-    results: Sequence[PooledRow]
-    comparisons: Sequence[ComparisonEntry]
     needed: Sequence[NeededEntry]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
-from radtransfer.config import TL_SOURCES
+from radtransfer.config import TL_SOURCES, TlSource
 from radtransfer.errors import RadtransferError
 
 Key = TypeVar("Key")
@@ -76,8 +76,7 @@ def sources(
     Raises:
         RadtransferError: one is missing, there twice, or of another store or run.
     """
-    opened = [artifacts.read(path, "classifiers") for path in classifiers]
-    fitted = _unique((artifact.content["tl_source"], artifact) for artifact in opened)
+    fitted = fitted_of(classifiers)
     found = [artifacts.read(path, "model") for path in models]
     trained = _unique(((model.content["tl_source"], model.content["backbone"]), model) for model in found)
     asked = set(wanted) or set(fitted)
@@ -98,6 +97,23 @@ def sources(
                 raise RadtransferError(f"{model.path}: not the model that {artifact.path} was fitted on")
         given[name] = Source(name, artifact, own)
     return given
+
+
+def fitted_of(classifiers: Sequence[Path]) -> dict[TlSource, Artifact]:
+    """The classifiers of each TL source, in the order of :data:`radtransfer.config.TL_SOURCES`.
+
+    Raises:
+        RadtransferError: of an unknown source, or two of one.
+    """
+    opened = [artifacts.read(path, "classifiers") for path in classifiers]
+    strange = [one for one in opened if one.content["tl_source"] not in TL_SOURCES]
+    if strange:
+        raise RadtransferError(
+            f"{strange[0].path}: unknown TL source {strange[0].content['tl_source']!r}, expected one of "
+            f"{', '.join(TL_SOURCES)}"
+        )
+    by_name = _unique((artifact.content["tl_source"], artifact) for artifact in opened)
+    return {name: by_name[name] for name in TL_SOURCES if name in by_name}
 
 
 def _unique(pairs: Iterable[tuple[Key, Artifact]]) -> dict[Key, Artifact]:

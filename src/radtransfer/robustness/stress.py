@@ -63,7 +63,7 @@ def stress(
             },
             dtype=str,
         )
-        for source in given.values():
+        for source in given.values() if changes else ():
             networks = {backbone: load_network(model.path) for backbone, model in source.models.items()}
             chosen = {
                 str(candidate["id"]): predictor.of_candidate(

@@ -49,7 +49,9 @@ def test_decision_function_is_preferred_to_probabilities() -> None:
 def test_a_sure_network_still_orders_what_it_is_sure_of() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(200, 3))
-    network = MLPClassifier((8,), alpha=0.1, solver="lbfgs", max_iter=1000, random_state=0).fit(features, features[:, 0] > 0)
+    network = MLPClassifier((8,), alpha=0.1, solver="lbfgs", max_iter=1000, random_state=0).fit(
+        features, features[:, 0] > 0
+    )
     probability = network.predict_proba(features)[:, 1]
     sure = probability[(probability > 0.999) & (probability < 1)]
     assert len(sure) > 10

@@ -36,8 +36,9 @@ COMPONENTS = 32
 FALSE_ALARMS = 0.01
 """Share of fit images that may be called unfit."""
 
-LEAST_SCALE = 0.1
-"""Least deviation of a column, in medians of all: what hardly varied in training must not decide alone."""
+CONSTANT = 1e-6
+"""Deviation of a column, in units of its mean or of the largest deviation, up to which it counts as constant: it gets
+the median deviation of the others, so that an image in which it varies is farther, and rounding is not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +64,13 @@ class Detector:
     def fit(cls, features: Floats) -> Self:
         """Learn from the features [N, D] of the training images, N of at least 2."""
         mean, deviation = features.mean(axis=0), features.std(axis=0)
-        scale = np.maximum(deviation, LEAST_SCALE * (float(np.median(deviation)) or float(deviation.max()) or 1.0))
+        constant = deviation <= CONSTANT * np.maximum(np.abs(mean), float(deviation.max()))
+        scale = np.where(constant, 1.0 if constant.all() else np.median(deviation[~constant]), deviation)
         count, columns = features.shape
         kept = max(1, min(COMPONENTS, (count - 1) // 2, columns))
-        found = PCA(kept, svd_solver="covariance_eigh" if columns <= count else "full").fit((features - mean) / scale)
+        standard = np.zeros_like(features) if constant.all() else (features - mean) / scale
+        with np.errstate(invalid="ignore"):  # the share of no variance
+            found = PCA(kept, random_state=0).fit(standard)
         least = float(found.explained_variance_.max()) * 1e-6 or 1.0
         variances = np.maximum(found.explained_variance_, least)
         noise = np.array([max(found.noise_variance_, least)])
@@ -83,7 +87,7 @@ class Detector:
 
     def save(self, path: Path) -> None:
         """Write all arrays as float32."""
-        save_file({name: np.asarray(part, np.float32) for name, part in vars(self).items()}, path)
+        save_file({name: np.ascontiguousarray(part, np.float32) for name, part in vars(self).items()}, path)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -19,57 +19,68 @@ from radtransfer.fusion.unfit import COMPONENTS, FALSE_ALARMS, Detector, limit
 Floats = NDArray[np.float64]
 
 
-def features(count: int, columns: int, seed: int = 0, place: float = 0.0) -> Floats:
-    """Features that a few causes explain, up to noise, columns of very unlike size; ``place`` moves the images."""
+def features(count: int, columns: int, seed: int = 0, place: float = 0.0) -> list[Floats]:
+    """Two networks' features that a few causes explain, up to noise; ``place`` turns the images elsewhere."""
     draw = np.random.default_rng(seed)
-    causes = np.random.default_rng(99).normal(size=(5, columns))
-    values = draw.normal(size=(count, 5)) @ causes + 0.3 * draw.normal(size=(count, columns)) + place
-    return np.asarray(values * np.geomspace(0.01, 100, columns) + 3)
+    fixed = np.random.default_rng(99).normal(size=(7, columns))
+    values = fixed[5] + draw.normal(size=(count, 5)) @ fixed[:5] / 4 + 0.1 * draw.normal(size=(count, columns))
+    values += place * fixed[6]
+    return [np.asarray(10 * values[:, : columns // 2]), np.asarray(values[:, columns // 2 :])]
 
 
 def test_it_is_the_distance_of_probabilistic_principal_components() -> None:
     """scikit-learn gives the likelihood; what it has beyond a constant is half the squared distance."""
     learnt, new = features(400, 60), features(50, 60, seed=1)
     detector = Detector.fit(learnt)
-    standard = [(values - learnt.mean(axis=0)) / learnt.std(axis=0) for values in (learnt, new)]
-    likelihood = PCA(COMPONENTS, svd_solver="full").fit(standard[0]).score_samples(standard[1])
+    units = [
+        np.hstack([block / np.sqrt((block**2).sum(axis=1, keepdims=True)) for block in blocks])
+        for blocks in (learnt, new)
+    ]
+    likelihood = PCA(COMPONENTS, svd_solver="full").fit(units[0]).score_samples(units[1])
     squared = (detector.distance(new) * detector.typical) ** 2
     assert squared - squared[0] == pytest.approx(-2 * (likelihood - likelihood[0]), rel=1e-3, abs=1e-2)
     assert np.median(detector.distance(learnt)) == pytest.approx(1)
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.floats(-100, 100), st.floats(0.01, 100))
-def test_units_of_the_columns_do_not_count(seed: int, shift: float, scale: float) -> None:
+@given(st.integers(0, 1000), st.floats(0.01, 100))
+def test_the_length_of_features_does_not_count(seed: int, scale: float) -> None:
+    """Not of any network's, in training or after."""
     learnt, new = features(80, 20, seed), features(10, 20, seed + 1)
-    plain = Detector.fit(learnt).distance(new)
-    assert Detector.fit(learnt * scale + shift).distance(new * scale + shift) == pytest.approx(plain, rel=2e-2)
+    longer = [new[0] * scale, new[1] * np.linspace(0.1, 3, 10)[:, None]]
+    detector, unlike = Detector.fit(learnt), Detector.fit([learnt[0], learnt[1] * scale])
+    assert detector.distance(longer) == pytest.approx(detector.distance(new), rel=1e-6)
+    assert unlike.distance(new) == pytest.approx(detector.distance(new), rel=1e-4)
 
 
-@pytest.mark.parametrize(("count", "columns"), [(300, 40), (30, 400), (3, 50), (2, 5), (50, 1)])
+@pytest.mark.parametrize(("count", "columns"), [(300, 40), (30, 400), (600, 600), (3, 50), (2, 6)])
 def test_images_from_elsewhere_are_farther_whatever_the_shape(count: int, columns: int) -> None:
     detector = Detector.fit(features(count, columns))
-    like, unlike = features(200, columns, seed=1), features(200, columns, seed=2, place=12)
+    like, unlike = features(200, columns, seed=1), features(200, columns, seed=2, place=3)
     apart = np.r_[detector.distance(like), detector.distance(unlike)]
     assert np.isfinite(apart).all()
     assert roc_auc_score(np.repeat([0, 1], 200), apart) > 0.95
+    assert (Detector.fit(features(count, columns)).distance(like) == apart[:200]).all()  # nothing is drawn
 
 
-def test_constant_columns_neither_break_it_nor_decide_alone() -> None:
-    learnt = np.column_stack([features(60, 30), np.full((60, 30), 2.0)])
-    detector = Detector.fit(learnt)
-    new = np.column_stack([features(40, 30, seed=1), np.full((40, 30), 2.0)])
-    assert np.median(detector.distance(new)) < 3
-    assert detector.distance(new + 1e-6) == pytest.approx(detector.distance(new), rel=1e-2)
-    lit = new.copy()
-    lit[:, 30:] += learnt[:, :30].std()
-    assert (detector.distance(lit) > 3 * detector.distance(new)).all()
+def test_constant_columns_neither_break_it_nor_go_unseen() -> None:
+    """Ten columns that are 0 in training; one image in which they are not."""
+    learnt, new = ([*features(60, 30, seed), np.zeros((60, 10))] for seed in (0, 1))
+    with_constants = [[blocks[0], np.hstack(blocks[1:])] for blocks in (learnt, new)]
+    detector = Detector.fit(with_constants[0])
+    found = detector.distance(with_constants[1])
+    assert np.median(found) < 2
+    lit = [with_constants[1][0], with_constants[1][1].copy()]
+    lit[1][:, 15:] += new[1].mean()
+    assert (detector.distance(lit) > 2 * found).all()
 
 
 def test_features_that_are_the_same_for_all_images_call_none_unfit() -> None:
-    detector = Detector.fit(np.full((20, 8), 0.7))
-    found = detector.distance(np.full((5, 8), 0.7) + 1e-7)
-    assert (found <= limit(found)).all() and limit(found) >= 1
+    """Nor features that are 0: no direction at all."""
+    for value in (0.7, 0.0):
+        detector = Detector.fit([np.full((20, 8), value)])
+        found = detector.distance([np.full((5, 8), value) * (1 + 1e-7 * np.arange(8))])
+        assert limit(found) >= 1 and (found < 1).all()
 
 
 def test_the_limit_is_passed_as_often_as_meant_however_few_set_it() -> None:
@@ -97,7 +108,7 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path) -> None:
         {"mean": None},
         {"more": np.ones(2, np.float32)},
         {"axes": np.ones((3, 29), np.float32)},
-        {"scale": np.zeros(30, np.float32)},
+        {"variances": np.zeros(24, np.float32)},
         {"noise": np.full(1, np.nan, np.float32)},
     ],
 )

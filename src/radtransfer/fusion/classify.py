@@ -264,11 +264,12 @@ def _unfit(material: Material, index: pd.DataFrame, folder: Path) -> dict[str, d
     distances = index[["image_id", "split", "group_id"]].copy()
     made = {}
     for on in (*material.first.slices, FUSED):
-        first, final = material.first.columns(on).values, material.final.columns(on).values
-        detector = Detector.fit(first[material.train])
-        found = limit(detector.distance(first[material.validation]))
+        first, final = material.first.blocks(on), material.final.blocks(on)
+        detector = Detector.fit([block[material.train] for block in first])
+        found = limit(detector.distance([block[material.validation] for block in first]))
         if material.refit:
-            detector = Detector.fit(final[np.union1d(material.train, material.validation)])
+            learnt = np.union1d(material.train, material.validation)
+            detector = Detector.fit([block[learnt] for block in final])
         file = f"{file_name(on)}--unfit.safetensors"
         detector.save(folder / file)
         distances[on] = detector.distance(final)

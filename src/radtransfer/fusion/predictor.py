@@ -73,7 +73,7 @@ class Predictor:
         """How far each image [N] lies from the training images; see :class:`radtransfer.fusion.unfit.Detector`."""
         if self.detector is None:
             return None
-        return self.detector.distance(np.concatenate([features for features, _ in passed], axis=1))
+        return self.detector.distance([features for features, _ in passed])
 
 
 def of_candidate(

@@ -1,13 +1,15 @@
-"""Images that a model must not judge: those whose features lie too far from the features of the training images.
+"""Images that a model must not judge: those whose features point elsewhere than those of the training images.
 
-The distance is that of probabilistic principal components (Tipping and Bishop, JRSS B 61, 1999): a Gaussian with the
-first components of the standardised features and one variance for all that is left over, so that
+The features of each network are taken as directions, scaled to length 1: how long they are says much about contrast and
+little about kinship (Sun et al., ICML 2022, section 4.3, of nearest neighbours; measured here too, docs/method.md). The
+distance is that of probabilistic principal components (Tipping and Bishop, JRSS B 61, 1999), a Gaussian with the first
+components and one variance for all that they leave,
 
     d^2 = sum of (component / its deviation)^2  +  |what the components leave|^2 / variance of the left-over.
 
 Its first part is the Mahalanobis distance in the subspace of the training images (Lee et al., NeurIPS 2018), its second
 the distance from that subspace (Moghaddam and Pentland, IEEE PAMI 19, 1997; the residual of ViM, Wang et al., CVPR
-2022). No label is read. It holds means and directions, and no image's features: a bundle gives away none of these.
+2022). No label is read. It holds a mean and directions, and no image's features: a bundle gives none of these away.
 
 Networks know the images that they have learnt by heart, whose features lie closer together than those of new ones: so
 the limit comes from validation images (:func:`limit`), and never from the training images themselves.
@@ -15,9 +17,10 @@ the limit comes from validation images (:func:`limit`), and never from the train
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,7 @@ from sklearn.decomposition import PCA
 from radtransfer.errors import RadtransferError
 
 Floats = NDArray[np.float64]
+Features = NDArray[np.floating[Any]]
 
 COMPONENTS = 32
 """Principal components at most; fewer where there are fewer than twice as many images."""
@@ -36,53 +40,47 @@ COMPONENTS = 32
 FALSE_ALARMS = 0.01
 """Share of fit images that may be called unfit."""
 
-CONSTANT = 1e-6
-"""Deviation of a column, in units of its mean or of the largest deviation, up to which it counts as constant: it gets
-the median deviation of the others, so that an image in which it varies is farther, and rounding is not."""
+LEAST_VARIANCE = 1e-10
+"""Of any direction, for features of length 1: rounding stays far below it, what tells images apart far above."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """How far features lie from those of the training images.
+    """How far images lie from the training images, by the features of one or several networks.
 
     Attributes:
-        mean, scale: [D] of the features.
-        axes: [K, D] directions of the components of the standardised features.
+        mean: [D] of the features of all networks side by side, those of each scaled to length 1.
+        axes: [K, D] directions of the components.
         variances: [K] of the components.
         noise: [1] variance of what they leave, each direction.
         typical: [1] the median distance of the training images, which is the unit.
     """
 
     mean: Floats
-    scale: Floats
     axes: Floats
     variances: Floats
     noise: Floats
     typical: Floats
 
     @classmethod
-    def fit(cls, features: Floats) -> Self:
-        """Learn from the features [N, D] of the training images, N of at least 2."""
-        mean, deviation = features.mean(axis=0), features.std(axis=0)
-        constant = deviation <= CONSTANT * np.maximum(np.abs(mean), float(deviation.max()))
-        scale = np.where(constant, 1.0 if constant.all() else np.median(deviation[~constant]), deviation)
-        count, columns = features.shape
-        kept = max(1, min(COMPONENTS, (count - 1) // 2, columns))
-        standard = np.zeros_like(features) if constant.all() else (features - mean) / scale
-        with np.errstate(invalid="ignore"):  # the share of no variance
-            found = PCA(kept, random_state=0).fit(standard)
-        least = float(found.explained_variance_.max()) * 1e-6 or 1.0
-        variances = np.maximum(found.explained_variance_, least)
-        noise = np.array([max(found.noise_variance_, least)])
-        bare = cls(*(_stored(part) for part in (mean, scale, found.components_, variances, noise, np.ones(1))))
-        typical = _stored(np.atleast_1d(np.median(bare.distance(features))))
-        return replace(bare, typical=np.where(typical > 0, typical, 1.0))
+    def fit(cls, blocks: Sequence[Features]) -> Self:
+        """Learn from the features [N, D] that each network gives for the training images, N of at least 2."""
+        values = _directions(blocks)
+        count, columns = values.shape
+        found = PCA(max(1, min(COMPONENTS, (count - 1) // 2, columns)), random_state=0)
+        with np.errstate(invalid="ignore"):  # scikit-learn's shares of no variance
+            found.fit(values)
+        variances = np.maximum(found.explained_variance_, LEAST_VARIANCE)
+        noise = np.array([max(found.noise_variance_, LEAST_VARIANCE)])
+        bare = cls(*(_stored(part) for part in (found.mean_, found.components_, variances, noise, np.ones(1))))
+        typical = max(1.0, float(np.median(bare.distance(blocks))))
+        return replace(bare, typical=_stored(np.array([typical])))
 
-    def distance(self, features: NDArray[np.floating]) -> Floats:
-        """Distances [N] of features [N, D]; 1: as far as the median training image."""
-        standard = (np.asarray(features, np.float64) - self.mean) / self.scale
-        inside = standard @ self.axes.T
-        outside = np.maximum((standard**2).sum(axis=1) - (inside**2).sum(axis=1), 0)
+    def distance(self, blocks: Sequence[Features]) -> Floats:
+        """Distances [N] by the features [N, D] that each network gives; 1: as far as the median training image."""
+        centred = _directions(blocks) - self.mean
+        inside = centred @ self.axes.T
+        outside = np.maximum((centred**2).sum(axis=1) - (inside**2).sum(axis=1), 0)
         return np.asarray(np.sqrt((inside**2 / self.variances).sum(axis=1) + outside / self.noise) / self.typical)
 
     def save(self, path: Path) -> None:
@@ -100,17 +98,25 @@ class Detector:
             found = {name: part.astype(np.float64) for name, part in load_file(path).items()}
             detector = cls(**found)
             columns, kept = len(detector.mean), len(detector.variances)
-            shapes = {"mean": (columns,), "scale": (columns,), "axes": (kept, columns), "variances": (kept,)}
-            shapes |= {"noise": (1,), "typical": (1,)}
+            shapes = {"mean": (columns,), "axes": (kept, columns), "variances": (kept,), "noise": (1,), "typical": (1,)}
             if any(found[name].shape != shape or not np.isfinite(found[name]).all() for name, shape in shapes.items()):
                 raise TypeError("odd shapes or numbers")
-            if any(found[name].min() <= 0 for name in ("scale", "variances", "noise", "typical")):
-                raise TypeError("a deviation that is not positive")
+            if any(found[name].min() <= 0 for name in ("variances", "noise", "typical")):
+                raise TypeError("a variance that is not positive")
         except FileNotFoundError:
             raise RadtransferError(f"{path}: no such file") from None
         except (SafetensorError, TypeError, ValueError) as error:
             raise RadtransferError(f"{path}: not a detector of unfit images ({error})") from None
         return detector
+
+
+def _directions(blocks: Sequence[Features]) -> Floats:
+    """[N, sum of D], the features of each network scaled to length 1."""
+    found = []
+    for block in blocks:
+        values = np.asarray(block, np.float64)
+        found.append(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
+    return np.concatenate(found, axis=1)
 
 
 def _stored(part: Floats) -> Floats:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -38,6 +37,7 @@ from radtransfer.evaluation.proportions import wilson
 from radtransfer.fusion.classify import classify
 from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
+from radtransfer.limits import cpus
 from radtransfer.preprocess.run import preprocess
 from radtransfer.registry.bundle import register
 from radtransfer.registry.predict import Prediction, predict
@@ -51,7 +51,7 @@ PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rock
 CT = ("Malignant cases", "Bengin cases")
 PARTS = ("leg", "hip", "shoulder")
 FLAGS = ("hand", *PARTS, "mixed")
-THREADS = len(os.sched_getaffinity(0))
+THREADS = cpus()
 
 
 def small_run(data_root: Path, out: Path, seed: int) -> None:

@@ -47,7 +47,7 @@ def test_predictions_are_the_scores_of_the_report(chain: Chain, threads: int) ->
 
 
 def test_beyond_the_limit_there_is_no_score_and_within_it_the_same_one(chain: Chain, tmp_path: Path) -> None:
-    """The limit moved to 1, the distance of the median training image: the distances are those of the run."""
+    """The limit moved among the test images, whose distances are those of the run."""
     store = Store.open(chain.target_store)
     content = artifacts.read(chain.bundle, "bundle").content
     classifiers = next(one for one in chain.classifiers if one.name.endswith(content["tl_source"]))
@@ -55,14 +55,15 @@ def test_beyond_the_limit_there_is_no_score_and_within_it_the_same_one(chain: Ch
     names = store.manifest["image_id"].iloc[store.rows("test")].tolist()
     images = [chain.data_root / name for name in names]
     plain = {one.image: one for one in predict(bundle=chain.bundle, images=images, threads=1)}
-    strict = described(chain, tmp_path / "strict", unfit=content["unfit"] | {"limit": 1.0})
+    limit = float(np.median(made[names]))
+    assert limit > 1
+    strict = described(chain, tmp_path / "strict", unfit=content["unfit"] | {"limit": limit})
     found = list(predict(bundle=strict, images=images, threads=1, explain_dir=tmp_path / "shown"))
     assert 0 < sum(bool(one.unfit) for one in found) < len(found)
     for name, one in zip(names, found, strict=True):
         assert one.distance == pytest.approx(made[name], rel=1e-3)
-        assert one.unfit == (
-            f"unlike the training images (distance {made[name]:.2f}, limit 1.00)" if made[name] > 1 else ""
-        )
+        why = f"unlike the training images (distance {made[name]:.2f}, limit {limit:.2f})"
+        assert one.unfit == (why if made[name] > limit else "")
         if one.unfit:
             assert (one.score, one.label) == (None, None)
         elif not plain[one.image].unfit:

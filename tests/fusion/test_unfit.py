@@ -63,6 +63,17 @@ def test_images_from_elsewhere_are_farther_whatever_the_shape(count: int, column
     assert (Detector.fit(features(count, columns)).distance(like) == apart[:200]).all()  # nothing is drawn
 
 
+def test_many_images_are_learnt_from_in_part_and_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt, new = features(900, 40), features(250, 40, seed=1)
+    whole = Detector.fit(learnt)
+    monkeypatch.setattr("radtransfer.fusion.unfit.MOST", 300)
+    parts = [[block[rows] for block in new] for rows in (slice(7), slice(7, None))]
+    assert whole.distance(new) == pytest.approx(np.concatenate([whole.distance(part) for part in parts]))
+    third = Detector.fit(learnt)
+    assert not np.array_equal(third.mean, whole.mean)
+    assert np.corrcoef(third.distance(new), whole.distance(new))[0, 1] > 0.9
+
+
 def test_constant_columns_neither_break_it_nor_go_unseen() -> None:
     """Ten columns that are 0 in training; one image in which they are not."""
     learnt, new = ([*features(60, 30, seed), np.zeros((60, 10))] for seed in (0, 1))

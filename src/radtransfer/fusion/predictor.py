@@ -115,7 +115,7 @@ def of_bundle(bundle: Path) -> Predictor:
     networks = {backbone: load_network(bundle / "models" / backbone) for backbone in wanted}
     estimator = None if content["classifier"] == HEAD else load_classifier(bundle / "classifier.skops")
     found = _build(content, content["blocks"], networks, estimator)
-    if "unfit" not in content:
+    if not content.get("unfit"):
         return found
     detector = Detector.load(bundle / UNFIT)
     width = sum(network.feature_dim for network in found.networks)

@@ -40,6 +40,9 @@ COMPONENTS = 32
 FALSE_ALARMS = 0.01
 """Share of fit images that may be called unfit."""
 
+MOST = 4096
+"""Images that are learnt from at most, evenly out of all; and that are measured at a time."""
+
 LEAST_VARIANCE = 1e-10
 """Of any direction, for features of length 1: rounding stays far below it, what tells images apart far above."""
 
@@ -65,7 +68,9 @@ class Detector:
     @classmethod
     def fit(cls, blocks: Sequence[Features]) -> Self:
         """Learn from the features [N, D] that each network gives for the training images, N of at least 2."""
-        values = _directions(blocks)
+        places = np.linspace(0, len(blocks[0]) - 1, min(len(blocks[0]), MOST)).astype(np.intp)
+        learnt = [block[places] for block in blocks]
+        values = _directions(learnt)
         count, columns = values.shape
         found = PCA(max(1, min(COMPONENTS, (count - 1) // 2, columns)), random_state=0)
         with np.errstate(invalid="ignore"):  # scikit-learn's shares of no variance
@@ -73,11 +78,15 @@ class Detector:
         variances = np.maximum(found.explained_variance_, LEAST_VARIANCE)
         noise = np.array([max(found.noise_variance_, LEAST_VARIANCE)])
         bare = cls(*(_stored(part) for part in (found.mean_, found.components_, variances, noise, np.ones(1))))
-        typical = max(1.0, float(np.median(bare.distance(blocks))))
+        typical = max(1.0, float(np.median(bare.distance(learnt))))
         return replace(bare, typical=_stored(np.array([typical])))
 
     def distance(self, blocks: Sequence[Features]) -> Floats:
-        """Distances [N] by the features [N, D] that each network gives; 1: as far as the median training image."""
+        """Distances [N], N > 0, by the features [N, D] of each network; 1: as far as the median training image."""
+        starts = range(0, len(blocks[0]), MOST)
+        return np.concatenate([self._distance([block[start : start + MOST] for block in blocks]) for start in starts])
+
+    def _distance(self, blocks: Sequence[Features]) -> Floats:
         centred = _directions(blocks) - self.mean
         inside = centred @ self.axes.T
         outside = np.maximum((centred**2).sum(axis=1) - (inside**2).sum(axis=1), 0)

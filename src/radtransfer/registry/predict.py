@@ -63,7 +63,7 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
         bundle: folder of the bundle; every file of it is hashed first.
         images: files to score.
         threads: CPU threads.
-        explain_dir: folder for overlays of the readable images; None: none are made.
+        explain_dir: folder for overlays of the images that get a score; None: none are made.
 
     Raises:
         RadtransferError: a bundle that was tampered with or is not one, an image file that is not there, or a folder
@@ -84,7 +84,7 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
     content = artifacts.read(bundle, "bundle").content
     size, window = int(content["store_size"]), Window.of(content.get("ct_window", ()))
     crop_border = content.get("crop_border", False)
-    unfit = content.get("unfit", {})
+    unfit = content.get("unfit") or {}
     fit: list[Path] = []
     for start in range(0, len(images), CHUNK):
         found: list[Prediction | None] = []
@@ -124,9 +124,9 @@ def plainly_unfit(decoded: Decoded, unfit: Mapping[str, Any]) -> str:
         of them are clearly coloured, which those of the training images are not; ``modality ...``: the DICOM header
         says CT where X-rays were learnt, ultrasound, and so on. Empty: nothing speaks against it.
     """
-    level = int(np.median(decoded.pixels))
-    low, high = max(0, level - TOLERANCE), min(255, level + TOLERANCE)
-    if ((decoded.pixels < low) | (decoded.pixels > high)).mean() < SHOWN:
+    levels = np.bincount(decoded.pixels.ravel(), minlength=256)
+    median = int(np.searchsorted(levels.cumsum(), levels.sum() / 2))
+    if levels[max(0, median - TOLERANCE) : median + TOLERANCE + 1].sum() > (1 - SHOWN) * levels.sum():
         return "blank"
     if not unfit:
         return ""

@@ -23,7 +23,7 @@ CHUNK = 64  # images held in memory at once
 
 SHOWN = 0.01
 """Share of an image's pixels that must be more than :data:`~radtransfer.preprocess.border.TOLERANCE` grey levels off
-the median, or it is blank; of the 3,050 readable images of FracAtlas the least is .105."""
+the median, or it is blank; among every second image of FracAtlas the least is .105."""
 
 COLOURED = 0.05
 """Share of clearly coloured pixels above which an image is no radiograph; letters and arrows have less."""

@@ -2,10 +2,10 @@
 
     python benchmarks/unfit.py --data-root DIR [--run RUN] [--seed 0]
 
-With the bundle of a small run for fractures of the hand (one backbone from ImageNet, small images, one epoch, no
-other TL source), or of a finished run of the hand (``--run``, its output folder), `predict` is given 100 test images of
-the run, 20 photographs (of scikit-image and scikit-learn, whole and cropped), the same in grey, 20 CT slices of
-IQ-OTH/NCCD, 5 blank images; and radiographs of other body parts, 30 each, that hold no hand.
+With the bundle of a small run for fractures of the hand (one backbone from ImageNet, small images, two epochs and
+refitted, no other TL source), or of a finished run of the hand (``--run``, its output folder), `predict` is given 100
+test images of the run, 20 photographs (of scikit-image and scikit-learn, whole and cropped), the same in grey, 20 CT
+slices of IQ-OTH/NCCD, 5 blank images; and radiographs of other body parts, 30 each, that hold no hand.
 
 Prints for each kind how many are refused, why, and the AUROC of fit against unfit; by the distance alone, but where
 an image is refused before it reaches a network, which counts as the greatest distance. Exit code 1 where the AUROC of
@@ -62,9 +62,9 @@ def small_run(data_root: Path, out: Path, seed: int) -> None:
         source_out=out / "source",
     )  # fmt: skip
     finetune(
-        target_store=out / "target", backbone=BACKBONE, tl_source="imagenet", pretrained=None, epochs=1, batch_size=8,
-        learning_rate=3e-4, weight_decay=0.02, layer_decay=1.0, freeze_epochs=0, patience=0, input_size=96,
-        weights_mirror="", seed=seed, threads=THREADS, checkpoints="", checkpoint_minutes=5, refit=False,
+        target_store=out / "target", backbone=BACKBONE, tl_source="imagenet", pretrained=None, epochs=2, batch_size=8,
+        learning_rate=3e-4, weight_decay=0.02, layer_decay=1.0, freeze_epochs=0, patience=0, input_size=128,
+        weights_mirror="", seed=seed, threads=THREADS, checkpoints="", checkpoint_minutes=5, refit=True,
         out=out / "model",
     )  # fmt: skip
     extract(store=out / "target", models=[out / "model"], threads=THREADS, out=out / "features")

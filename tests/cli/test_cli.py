@@ -12,8 +12,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -22,6 +21,7 @@ from radtransfer.cli import steps
 from radtransfer.config import RunConfig, entries
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
+from radtransfer.registry.predict import Prediction
 
 STEPS = {
     "preprocess": "radtransfer.preprocess.run",
@@ -123,21 +123,27 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A stand-in for prediction: scores by file name, none for files named `broken`."""
+    """A stand-in for prediction: scores by file name, none for files named `broken`, `blank` and `far`."""
     asked: dict[str, Any] = {}
+    far = "unlike the training images (distance 2.50, limit 1.50)"
 
-    def predict(**keywords: Any) -> Iterator[SimpleNamespace]:
+    def predict(**keywords: Any) -> Iterator[Prediction]:
         asked.update(keywords)
         for image in keywords["images"]:
-            if image.stem == "refused":
-                raise RadtransferError("bundle: tampered with")
-            score = None if image.stem == "broken" else float(image.stem)
-            label = "abnormal" if score and score > 0.4 else "normal"
-            yield SimpleNamespace(image=image, score=score, label=label, reason="cut off")
+            match image.stem:
+                case "refused":
+                    raise RadtransferError("bundle: tampered with")
+                case "broken":
+                    yield Prediction(image, reason="cut off")
+                case "blank":
+                    yield Prediction(image, unfit="blank")
+                case "far":
+                    yield Prediction(image, unfit=far, distance=2.5)
+                case stem:
+                    label: Literal["abnormal", "normal"] = "abnormal" if float(stem) > 0.4 else "normal"
+                    yield Prediction(image, float(stem), label, distance=1.25)
 
-    module = ModuleType("radtransfer.registry.predict")
-    module.predict = predict  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "radtransfer.registry.predict", module)
+    monkeypatch.setattr("radtransfer.registry.predict.predict", predict)
     return asked
 
 
@@ -153,9 +159,10 @@ def test_predict_prints_one_row_an_image_in_order(
 ) -> None:
     code = invoke(monkeypatch, "predict", "--bundle", "b", "0.9.png", "a, b/0.123456789.dcm", "--format", "csv")
     assert code == 0
-    assert (
-        capsys.readouterr().out
-        == 'image,score,label\n0.9.png,0.900000,abnormal\n"a, b/0.123456789.dcm",0.123457,normal\n'
+    assert capsys.readouterr().out == (
+        "image,score,label,unfit,distance\n"
+        "0.9.png,0.900000,abnormal,,1.250000\n"
+        '"a, b/0.123456789.dcm",0.123457,normal,,1.250000\n'
     )
     assert predictor["bundle"] == Path("b") and predictor["explain_dir"] is None
 
@@ -167,13 +174,37 @@ def test_predict_leaves_out_no_image_that_it_could_not_read(
     said = capsys.readouterr()
     assert code == 1
     assert said.out.splitlines() == [
-        "image,score,label",
-        "0.9.png,0.900000,abnormal",
-        "broken.png,,",
-        "0.1.png,0.100000,normal",
+        "image,score,label,unfit,distance",
+        "0.9.png,0.900000,abnormal,,1.250000",
+        "broken.png,,,,",
+        "0.1.png,0.100000,normal,,1.250000",
     ]
-    assert "broken.png: cut off" in said.err
+    assert "broken.png: cut off" in said.err and "unfit" not in said.err
     assert predictor["explain_dir"] == Path("e")
+
+
+def test_predict_keeps_unfit_images_with_their_reasons_and_counts_them(
+    predictor: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("blank.png", "0.9.png", "far.png", "a/blank.png")
+    assert invoke(monkeypatch, "predict", "--bundle", "b", *given) == 3
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1:4] == [
+        "blank.png,,,blank,",
+        "0.9.png,0.900000,abnormal,,1.250000",
+        'far.png,,,"unlike the training images (distance 2.50, limit 1.50)",2.500000',
+    ]
+    assert said.err == (
+        "radtransfer: 3 of 4 images are unfit for this model and have no score: 2 blank, 1 unlike the training images\n"
+    )
+    assert invoke(monkeypatch, "predict", "--bundle", "b", *given, "broken.png", "--format", "json") == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["image"] for row in rows] == [*given, "broken.png"]
+    assert rows[1] == {"image": "0.9.png", "score": 0.9, "label": "abnormal", "unfit": None, "distance": 1.25}
+    nothing = {"score": None, "label": None, "unfit": None, "distance": None}
+    assert rows[0] == nothing | {"image": "blank.png", "unfit": "blank"}
+    assert rows[4] == nothing | {"image": "broken.png"}
+    assert (rows[2]["score"], rows[2]["label"], rows[2]["distance"]) == (None, None, 2.5)
 
 
 def test_predict_takes_all_cpus_of_the_process_unless_told(

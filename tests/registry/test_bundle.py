@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion.predictor import of_bundle
+from radtransfer.fusion.unfit import Detector
 from radtransfer.preprocess.store import Store
 from radtransfer.registry.bundle import enter, register
 from radtransfer.registry.predict import predict
@@ -35,8 +36,93 @@ def test_predictions_are_the_scores_of_the_report(chain: Chain, threads: int) ->
     found = list(predict(bundle=chain.bundle, images=[chain.data_root / name for name in names], threads=threads))
     assert [prediction.image for prediction in found] == [chain.data_root / name for name in names]
     for name, prediction in zip(names, found, strict=True):
+        if prediction.unfit:
+            assert (prediction.score, prediction.label) == (None, None)
+            continue
         assert prediction.score == pytest.approx(reported[name], abs=1e-4)
         assert prediction.label == ("abnormal" if reported[name] >= content["threshold"] else "normal")
+    alarms = content["unfit"]["false_alarms"]
+    assert (alarms["images"], alarms["unfit"]) == (len(names), sum(bool(one.unfit) for one in found))
+    assert alarms["unfit"] < len(names) / 4
+
+
+def test_beyond_the_limit_there_is_no_score_and_within_it_the_same_one(chain: Chain, tmp_path: Path) -> None:
+    """The limit moved among the test images, whose distances are those of the run."""
+    store = Store.open(chain.target_store)
+    content = artifacts.read(chain.bundle, "bundle").content
+    classifiers = next(one for one in chain.classifiers if one.name.endswith(content["tl_source"]))
+    made = pd.read_parquet(classifiers / "distances.parquet").set_index("image_id")[content["features"]]
+    names = store.manifest["image_id"].iloc[store.rows("test")].tolist()
+    images = [chain.data_root / name for name in names]
+    plain = {one.image: one for one in predict(bundle=chain.bundle, images=images, threads=1)}
+    limit = float(np.median(made[names]))
+    assert limit > 1
+    strict = described(chain, tmp_path / "strict", unfit=content["unfit"] | {"limit": limit})
+    found = list(predict(bundle=strict, images=images, threads=1, explain_dir=tmp_path / "shown"))
+    assert 0 < sum(bool(one.unfit) for one in found) < len(found)
+    for name, one in zip(names, found, strict=True):
+        assert one.distance == pytest.approx(made[name], rel=1e-3)
+        why = f"unlike the training images (distance {made[name]:.2f}, limit {limit:.2f})"
+        assert one.unfit == (why if made[name] > limit else "")
+        if one.unfit:
+            assert (one.score, one.label) == (None, None)
+        elif not plain[one.image].unfit:
+            assert (one.score, one.label) == (plain[one.image].score, plain[one.image].label)
+    overlays = list((tmp_path / "shown").rglob("*-gradcam.png"))
+    assert len(overlays) == sum(not one.unfit for one in found)
+
+
+def test_what_no_network_need_see_is_told_by_name(chain: Chain, tmp_path: Path) -> None:
+    grey = np.asarray(Image.open(chain.data_root / Store.open(chain.target_store).manifest["image_id"].iloc[0]))
+    draw = np.random.default_rng(0)
+    drawn = {
+        "blank": np.full((90, 70), 130, np.uint8),
+        "nearly blank": np.clip(draw.normal(130, 1.5, (90, 70)), 0, 255).astype(np.uint8),
+        "colour": np.stack([grey, grey // 2, grey // 4], axis=2),
+        "grey in three channels": np.stack([grey] * 3, axis=2),
+    }
+    files = [tmp_path / f"{name}.png" for name in drawn]
+    for image, path in zip(drawn.values(), files, strict=True):
+        Image.fromarray(image).save(path)
+    files += [dicom(tmp_path / f"{code}.dcm", grey, Modality=code) for code in ("CT", "US", "DX", "OT", "RADIOGRAPH")]
+    expected = {
+        "blank": "blank", "nearly blank": "blank", "colour": "colour",
+        "CT": "modality CT, the training images are X-ray", "US": "modality US, the training images are X-ray",
+    }  # fmt: skip
+    for one in predict(bundle=chain.bundle, images=files, threads=1):
+        if one.image.stem in expected:
+            assert (one.unfit, one.score, one.label, one.distance) == (expected[one.image.stem], None, None, None)
+        else:
+            assert one.distance is not None and not one.reason
+    entry = artifacts.read(chain.bundle, "bundle").content["unfit"]
+    of_ct = described(chain, tmp_path / "ct", unfit=entry | {"modality": "CT", "coloured": True})
+    found = {one.image.stem: one.unfit.partition(",")[0] for one in predict(bundle=of_ct, images=files, threads=1)}
+    assert found["DX"] == "modality DX" and "modality" not in found["CT"] and found["colour"] != "colour"
+
+
+def test_a_bundle_from_before_there_were_distances_still_predicts(chain: Chain, tmp_path: Path) -> None:
+    blank, image = tmp_path / "blank.png", chain.data_root / Store.open(chain.target_store).manifest["image_id"].iloc[0]
+    Image.fromarray(np.zeros((50, 50), np.uint8)).save(blank)
+    with artifacts.writing(tmp_path / "old", "bundle", step="register", settings={}) as (folder, content):
+        shutil.copytree(chain.bundle, folder, dirs_exist_ok=True)
+        for name in ("bundle.json", "unfit.safetensors"):
+            (folder / name).unlink()
+        content.update(artifacts.read(chain.bundle, "bundle").content)
+        del content["unfit"]
+    new = next(predict(bundle=chain.bundle, images=[image], threads=1))
+    old = list(predict(bundle=tmp_path / "old", images=[image, blank], threads=1))
+    assert (old[0].score, old[0].unfit, old[0].distance) == (new.score, "", None)
+    assert (old[1].score, old[1].unfit) == (None, "blank")
+
+
+def test_a_detector_of_other_networks_is_refused(chain: Chain, tmp_path: Path) -> None:
+    with artifacts.writing(tmp_path / "odd", "bundle", step="register", settings={}) as (folder, content):
+        shutil.copytree(chain.bundle, folder, dirs_exist_ok=True)
+        (folder / "bundle.json").unlink()
+        Detector.fit([np.eye(5)]).save(folder / "unfit.safetensors")
+        content.update(artifacts.read(chain.bundle, "bundle").content)
+    with pytest.raises(RadtransferError, match=r"unfit\.safetensors: is for 5 columns, the networks give"):
+        next(predict(bundle=tmp_path / "odd", images=[], threads=1), None)
 
 
 def test_borders_are_cut_in_prediction_as_they_were_in_training(chain: Chain, tmp_path: Path) -> None:
@@ -128,6 +214,8 @@ def described(chain: Chain, out: Path, **changes: object) -> Path:
         {"store_size": True},
         {"store_size": 10**6},
         {"crop_border": "yes"},
+        {"unfit": {"limit": 0.5, "modality": "X-ray", "coloured": False}},
+        {"unfit": {"limit": 2.0}},
     ],
 )
 def test_a_bundle_with_an_unsound_description_is_refused(
@@ -159,8 +247,9 @@ def test_ct_is_predicted_in_the_window_that_it_was_trained_in(chain: Chain, tmp_
     shown = np.rint(np.clip((hounsfield + 1350) / 1500, 0, 1) * 255).astype(np.uint8)
     Image.fromarray(shown).save(tmp_path / "shown.png")
     scores = {}
+    entry = {"limit": 1e9, "modality": "CT", "coloured": False}
     for name, window in (("trained", [-600.0, 1500.0]), ("files", [])):
-        bundle = described(chain, tmp_path / name, ct_window=window)
+        bundle = described(chain, tmp_path / name, ct_window=window, unfit=entry)
         found = predict(bundle=bundle, images=[scan, tmp_path / "shown.png"], threads=1)
         scores[name] = [one.score for one in found]
     assert scores["trained"][0] == pytest.approx(scores["trained"][1], rel=1e-6)
@@ -174,6 +263,8 @@ def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:
     assert "trained again on training and validation images together" in card
     for needed in ("calibrated (platt)", "(youden)", "annotated lesions hidden: ", "as much hidden elsewhere: "):
         assert needed in card
+    alarms = artifacts.read(chain.bundle, "bundle").content["unfit"]["false_alarms"]
+    assert f"false alarms on the test images: {alarms['unfit']} of {alarms['images']}, " in card
     for needed in ("Not a medical device", "synthetic images", "AUROC", "shortcut/grey_level_histogram", "## Limits"):
         assert needed in card
 

@@ -157,29 +157,45 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or DICOM files.")],
     bundle: Annotated[Path, typer.Option(help="Bundle that `register` or `run` made.")],
     explain: Annotated[Path | None, typer.Option(help="Folder for a Grad-CAM overlay of each image.")] = None,
-    format_: Annotated[Literal["csv"], typer.Option("--format", help="Format of the output.")] = "csv",
+    format_: Annotated[Literal["csv", "json"], typer.Option("--format", help="Format of the output.")] = "csv",
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads; 0: all that this process may use (affinity, container quota).")
     ] = 0,
 ) -> None:
-    """Score images: prints image,score,label (score: calibrated probability of abnormal)."""
+    """Score images: image, score (calibrated probability of abnormal), label, and why one is unfit for the model.
+
+    Exit code 1: a file could not be read; 3: all could, but some are unfit and have no score.
+    """
     import csv
+    import json
+    from collections import Counter
 
     from radtransfer import limits
     from radtransfer.registry.predict import predict as step
 
-    del format_  # there is one
-    threads = threads or limits.cpus()
     table = csv.writer(sys.stdout, lineterminator="\n")
-    unreadable = 0
-    for number, prediction in enumerate(step(bundle=bundle, images=images, threads=threads, explain_dir=explain)):
-        if number == 0:  # a bundle that is refused prints nothing
-            table.writerow(["image", "score", "label"])
-        if prediction.score is None:
+    listed: list[dict[str, object]] = []
+    unreadable, unfit = 0, Counter[str]()
+    found = step(bundle=bundle, images=images, threads=threads or limits.cpus(), explain_dir=explain)
+    for number, one in enumerate(found):
+        row: dict[str, object] = {"image": str(one.image), "score": one.score, "label": one.label}
+        row |= {"unfit": one.unfit or None, "distance": one.distance}
+        if one.reason:
             unreadable += 1
-            print(f"radtransfer: warning: {prediction.image}: {prediction.reason}", file=sys.stderr)
-            table.writerow([prediction.image, "", ""])
-        else:
-            table.writerow([prediction.image, f"{prediction.score:.6f}", prediction.label])
-    if unreadable:
-        raise typer.Exit(1)
+            print(f"radtransfer: warning: {one.image}: {one.reason}", file=sys.stderr)
+        if one.unfit:
+            unfit[one.unfit.partition(" (")[0]] += 1
+        if format_ == "json":
+            listed.append(row)
+            continue
+        if number == 0:  # a bundle that is refused prints nothing
+            table.writerow(row)
+        table.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in row.values())
+    if format_ == "json":
+        print(json.dumps(listed, indent=1, ensure_ascii=False))
+    if unfit:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in unfit.most_common())
+        said = f"{unfit.total()} of {len(images)} images are unfit for this model and have no score: {reasons}"
+        print(f"radtransfer: {said}", file=sys.stderr)
+    if unreadable or unfit:
+        raise typer.Exit(1 if unreadable else 3)

@@ -61,6 +61,10 @@ class Features:
             return Columns(block, (block.shape[1],))
         return Columns(self.fused, tuple(one.stop - one.start for one in self.slices.values()))
 
+    def blocks(self, on: str) -> list[Floats]:
+        """The columns [N, D] of a backbone, or of each."""
+        return [self.fused[:, one] for name, one in self.slices.items() if on in (FUSED, name)]
+
     def logit(self, on: str) -> Floats:
         """[N] of a network's own head, or the mean of all heads."""
         return self.logits.mean(axis=1) if on == FUSED else self.logits[:, list(self.slices).index(on)]

@@ -20,6 +20,7 @@ from radtransfer.fusion.grid import CLASSIFIERS, Settings, read_grid, read_names
 from radtransfer.fusion.scoring import Floats, file_name, save_classifier
 from radtransfer.fusion.search import Columns, Folds, Job, find, grouped_folds, possible
 from radtransfer.fusion.threshold import Rule
+from radtransfer.fusion.unfit import Detector, limit
 
 
 def classify(
@@ -58,6 +59,9 @@ def classify(
        over to the refitted networks' logits.
     5. ``ablation``: the chosen fused candidate without each backbone in turn, by the same steps and settings; its
        scores are the columns ``without/BACKBONE`` of ``scores.parquet``. They are no candidates.
+    6. ``unfit``: for every backbone and for the fused features, a detector of images unlike the training images
+       (:mod:`radtransfer.fusion.unfit`), of the features that predict. Its limit is of the **validation** split, by the
+       first fit. ``distances.parquet`` has the distances of all images, by the features that predict.
 
     ``scores.parquet`` has the calibrated scores of all images: where refitted, those of train and validation images
     are of the first fit. Labels of test images are not there to be read.
@@ -161,6 +165,7 @@ def classify(
         for entry, column in ablation:
             scores[entry["column"]] = column
         scores.to_parquet(folder / "scores.parquet", index=False)
+        unfit = _unfit(material, index, folder)
         content.update(
             tl_source=about["tl_source"],
             seed=seed,
@@ -177,6 +182,7 @@ def classify(
             calibration=calibration,
             threshold_rule=threshold_rule,
             candidates=candidates,
+            unfit=unfit,
             choice={
                 "fused": best["id"],
                 "single": _best([c for c in candidates if c["classifier"] == HEAD and c["features"] != FUSED])["id"],
@@ -247,6 +253,29 @@ def _ablation(best: Mapping[str, Any], material: Material) -> list[tuple[dict[st
         }
         entries.append((entry, judged.probability))
     return entries
+
+
+def _unfit(material: Material, index: pd.DataFrame, folder: Path) -> dict[str, dict[str, Any]]:
+    """Write the detectors of single and fused features, and all distances; each one's file and limit.
+
+    Where networks were refitted no image is left that they have not learnt: the limit, which the first fit sets on
+    validation images, is carried over, in units of the median training image's distance.
+    """
+    distances = index[["image_id", "split", "group_id"]].copy()
+    made = {}
+    for on in (*material.first.slices, FUSED):
+        first, final = material.first.blocks(on), material.final.blocks(on)
+        detector = Detector.fit([block[material.train] for block in first])
+        found = limit(detector.distance([block[material.validation] for block in first]))
+        if material.refit:
+            learnt = np.union1d(material.train, material.validation)
+            detector = Detector.fit([block[learnt] for block in final])
+        file = f"{file_name(on)}--unfit.safetensors"
+        detector.save(folder / file)
+        distances[on] = detector.distance(final)
+        made[on] = {"file": file, "limit": found}
+    distances.to_parquet(folder / "distances.parquet", index=False)
+    return made
 
 
 def _best(candidates: list[dict[str, Any]]) -> dict[str, Any]:

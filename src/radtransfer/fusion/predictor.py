@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,12 @@ from radtransfer.fusion import FUSED, HEAD, STACKING
 from radtransfer.fusion.calibration import Calibration
 from radtransfer.fusion.scoring import load_classifier, raw_score
 from radtransfer.fusion.sources import Source
+from radtransfer.fusion.unfit import Detector
 from radtransfer.training.inference import Passed, infer
 from radtransfer.training.network import Network, check_backbones, load_network
+
+UNFIT = "unfit.safetensors"
+"""The detector's file in a bundle."""
 
 MAX_STEPS = 100_000
 """Steps of an isotonic calibration that are read from a bundle."""
@@ -37,6 +41,7 @@ class Predictor:
         calibration: from its raw score to a probability.
         threshold: p at or above it is called positive.
         on_heads: the classifier reads the outputs of the networks' heads, not their features.
+        detector: tells images that are unlike the training images; None: none is asked, or the bundle is older.
     """
 
     networks: tuple[Network, ...]
@@ -44,10 +49,15 @@ class Predictor:
     calibration: Calibration
     threshold: float
     on_heads: bool = False
+    detector: Detector | None = None
 
     def __call__(self, images: NDArray[np.uint8], what: str = "predict") -> NDArray[np.float64]:
         """Calibrated probability of the positive class, float64 [N], for uint8 [N, S, S]."""
-        return self.of_passed([infer(network, images, what=f"{what} {network.backbone}") for network in self.networks])
+        return self.of_passed(self.passed(images, what))
+
+    def passed(self, images: NDArray[np.uint8], what: str = "predict") -> list[Passed]:
+        """What each of :attr:`networks` gives for uint8 [N, S, S]: features [N, D] and logits [N]."""
+        return [infer(network, images, what=f"{what} {network.backbone}") for network in self.networks]
 
     def of_passed(self, passed: Sequence[Passed]) -> NDArray[np.float64]:
         """The same of what each of :attr:`networks` gave for the images, features [N, D] and logits [N]."""
@@ -58,6 +68,12 @@ class Predictor:
         else:
             raw = raw_score(self.estimator, np.concatenate([features for features, _ in passed], axis=1))
         return self.calibration(raw)
+
+    def distances(self, passed: Sequence[Passed]) -> NDArray[np.float64] | None:
+        """How far each image [N] lies from the training images; see :class:`radtransfer.fusion.unfit.Detector`."""
+        if self.detector is None:
+            return None
+        return self.detector.distance([features for features, _ in passed])
 
 
 def of_candidate(
@@ -98,7 +114,16 @@ def of_bundle(bundle: Path) -> Predictor:
     wanted = _backbones(content["features"], content["blocks"])
     networks = {backbone: load_network(bundle / "models" / backbone) for backbone in wanted}
     estimator = None if content["classifier"] == HEAD else load_classifier(bundle / "classifier.skops")
-    return _build(content, content["blocks"], networks, estimator)
+    found = _build(content, content["blocks"], networks, estimator)
+    if not content.get("unfit"):
+        return found
+    detector = Detector.load(bundle / UNFIT)
+    width = sum(network.feature_dim for network in found.networks)
+    if len(detector.mean) != width:
+        raise RadtransferError(
+            f"{bundle / UNFIT}: is for {len(detector.mean)} columns, the networks give {width}; make the bundle again"
+        )
+    return replace(found, detector=detector)
 
 
 class _Block(BaseModel):
@@ -126,6 +151,13 @@ class _Calibration(BaseModel):
         return steps
 
 
+class _Unfit(BaseModel):
+    model_config = ConfigDict(strict=True)
+    limit: FiniteFloat = Field(ge=1)
+    modality: Literal["X-ray", "CT"]
+    coloured: bool
+
+
 class _Content(BaseModel):
     """What prediction reads of a bundle's description."""
 
@@ -138,6 +170,7 @@ class _Content(BaseModel):
     store_size: int = Field(ge=1, le=MAX_SIDE)
     ct_window: list[FiniteFloat] = []
     crop_border: bool = False
+    unfit: _Unfit | None = None
 
 
 def _verified(bundle: Path) -> Artifact:

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from radtransfer.preprocess.dicom import decode_dicom
 from radtransfer.preprocess.pixels import (
+    COLOUR,
     MAX_BYTES,
     MAX_PIXELS,
     Decoded,
@@ -111,9 +112,10 @@ def _decode_picture(data: bytes, path: Path) -> Decoded:
     if image.mode in ("L", "1"):
         return Decoded(np.asarray(image.convert("L")), tuple(flags))
     rgb = np.asarray(image.convert("RGB"))
-    if coloured(rgb):
+    share = coloured(rgb)
+    if share > COLOUR:
         flags.append("colour")
-    return Decoded(luminance(rgb), tuple(flags))
+    return Decoded(luminance(rgb), tuple(flags), share)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -25,9 +25,11 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 import radtransfer.preprocess.codecs  # noqa: F401  more transfer syntaxes
 from radtransfer.preprocess.pixels import (
+    COLOUR,
     LUMINANCE,
     MAX_BYTES,
     MAX_PIXELS,
+    MODALITIES,
     Decoded,
     Grey,
     ImageError,
@@ -85,7 +87,9 @@ def decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
     """One frame through modality LUT, then for CT ``window``, else the file's VOI LUT or window, else percentiles."""
     try:
         dataset = _dicom_dataset(data)
-        if dataset.get("Modality") != "CT":
+        said = str(dataset.get("Modality", ""))
+        modality = said if said in MODALITIES else ""
+        if modality != "CT":
             window = None
         unfit = _unfit(dataset)
         no_window = _no_hounsfield(dataset) if window else ""
@@ -109,7 +113,8 @@ def decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         if raw.ndim == 3:
             rgb = raw if raw.dtype == np.uint8 else to_8_bit(raw)
             grey = luminance(rgb) if raw is rgb else to_8_bit(raw @ np.array(LUMINANCE))
-            return Decoded(_square(grey, dataset), (*flags, "colour") if coloured(rgb) else flags)
+            share = coloured(rgb)
+            return Decoded(_square(grey, dataset), (*flags, "colour") if share > COLOUR else flags, share, modality)
         stored = _significant_bits(raw, dataset)
         inside = _inside(stored, dataset)
         shown = _shown(np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)[inside], dataset, window)
@@ -121,7 +126,7 @@ def decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
         raise ImageError(f"{path}: DICOM pixels cannot be decoded ({type(error).__name__})") from None
     if window is not None:
         flags = (*flags, "hounsfield")
-    return Decoded(pixels, (*flags, "inverted") if inverted else flags)
+    return Decoded(pixels, (*flags, "inverted") if inverted else flags, modality=modality)
 
 
 def _unfit(dataset: pydicom.Dataset) -> str:

@@ -16,6 +16,12 @@ from radtransfer.errors import RadtransferError
 Grey = npt.NDArray[np.uint8]
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 400_000_000
+COLOUR = 1e-3
+"""Share of clearly coloured pixels above which an image is said to have colours."""
+X_RAY = frozenset({"CR", "DX", "RG", "RF", "XA", "MG", "PX", "IO"})
+"""DICOM modalities (PS3.3 C.7.3.1.1.1) that are projections of X-rays."""
+MODALITIES = X_RAY | {"CT", "MR", "US", "NM", "PT", "OP", "OPT", "ES", "GM", "SM", "XC"}
+"""DICOM modalities that say how an image was made; OT, SC and the like do not."""
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's and OpenCV's
 
 
@@ -65,10 +71,14 @@ class Decoded:
         flags: what was done to get it: ``truncated`` (the file lacks its last bytes), ``exif_rotated``, ``colour``
             (it had colours, luminance was taken), ``16bit``, ``dicom``, ``inverted`` (MONOCHROME1), ``hounsfield`` (a
             window in Hounsfield units was applied), ``burnt_in_text`` (the header says so; pixels are not searched).
+        coloured: share of the pixels that are clearly coloured.
+        modality: the DICOM modality, if it is one of :data:`MODALITIES`; else empty.
     """
 
     pixels: Grey
     flags: tuple[str, ...]
+    coloured: float = 0.0
+    modality: str = ""
 
 
 def bounded(pixels: int, path: Path) -> None:
@@ -80,11 +90,11 @@ def luminance(rgb: npt.NDArray[np.uint8]) -> Grey:
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-def coloured(rgb: npt.NDArray[np.uint8]) -> bool:
-    """Whether more than one pixel in a thousand is clearly coloured (JPEG's own chroma noise is below that)."""
+def coloured(rgb: npt.NDArray[np.uint8]) -> float:
+    """Share of the pixels that are clearly coloured, 0 to 1; JPEG's own chroma noise is below :data:`COLOUR`."""
     red, green, blue = cv2.split(rgb)
     spread = cv2.max(cv2.absdiff(red, green), cv2.absdiff(green, blue))
-    return bool(np.count_nonzero(np.asarray(spread) > 32) > 1e-3 * spread.size)
+    return float(np.count_nonzero(np.asarray(spread) > 32) / spread.size)
 
 
 def to_8_bit(values: npt.NDArray[np.float64]) -> Grey:

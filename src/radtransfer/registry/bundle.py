@@ -10,16 +10,24 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.config import NAME_PATTERN
 from radtransfer.errors import RadtransferError
+from radtransfer.evaluation.proportions import wilson
 from radtransfer.fusion import FUSED, HEAD
+from radtransfer.fusion.predictor import UNFIT
+from radtransfer.fusion.unfit import FALSE_ALARMS
 from radtransfer.preprocess.store import Store
 from radtransfer.registry.card import model_card
 
 INTENDED_USE = "Research on transfer learning. Not a medical device; not for diagnosis or triage of patients."
 CHAMPION = "champion.json"
+COLOURED = 0.01
+"""Share of images with colours in the target's store above which colour is no reason against an image."""
 
 
 def register(
@@ -69,6 +77,7 @@ def register(
             shutil.copytree(by_digest[block["model_digest"]].path, folder / "models" / block["backbone"])
         if candidate["classifier"] != HEAD:
             shutil.copyfile(chosen.path / candidate["file"], folder / "classifier.skops")
+        shutil.copyfile(chosen.path / chosen.content["unfit"][row["features"]]["file"], folder / UNFIT)
         content.update(
             name=name,
             row_id=row["id"],
@@ -84,6 +93,7 @@ def register(
             calibrated_by=chosen.content["calibration"],
             threshold_rule=chosen.content["threshold_rule"],
             threshold=candidate["threshold"],
+            unfit=_unfit(chosen, row["features"], store),
             positive_class=store.content["positive_class"],
             classes=store.content["classes"],
             part=store.content["part"],
@@ -133,6 +143,23 @@ def enter(bundle: Path, registry: Path) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return version
+
+
+def _unfit(chosen: Artifact, features: str, store: Store) -> dict[str, Any]:
+    """When prediction calls an image unfit, and how many of the test images it would so call."""
+    limit = chosen.content["unfit"][features]["limit"]
+    test = pd.read_parquet(chosen.path / "distances.parquet").query("split == 'test'")
+    groups = np.unique(test["group_id"].to_numpy(), return_inverse=True)[1]
+    beyond = (test[features].to_numpy() > limit).astype(np.float64)
+    share = wilson(beyond, np.ones(len(test)), groups)
+    assert share is not None  # there is no evaluation without test images
+    return {
+        "limit": limit,
+        "false_alarms_meant": FALSE_ALARMS,
+        "false_alarms": {"images": len(test), "unfit": int(beyond.sum())} | share._asdict(),
+        "modality": store.content["modality"],
+        "coloured": store.content["flags"].get("colour", 0) > COLOURED * store.content["images"],
+    }
 
 
 def _check_name(name: object, where: str) -> str:

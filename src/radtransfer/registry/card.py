@@ -88,6 +88,7 @@ def model_card(
         *_changed(bundle["row_id"], metrics["results"]),
         evaluation["answer"]["text"],
         "",
+        *_unfit(bundle["unfit"]),
         "## Limits",
         "",
         *(f"- {warning}" for warning in evaluation["warnings"]),
@@ -100,6 +101,23 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _unfit(unfit: Mapping[str, Any]) -> list[str]:
+    """When prediction refuses an image, and how often wrongly."""
+    alarms = unfit["false_alarms"]
+    return [
+        "## Unfit images",
+        "",
+        "- `predict` gives no score, but a reason, for an image that is blank, "
+        + ("" if unfit["coloured"] else "in colour, ")
+        + f"by its DICOM header no {unfit['modality']}, or farther from the training images than {unfit['limit']:.2f} "
+        f"(1: the median training image); this limit is set on validation images to refuse "
+        f"{unfit['false_alarms_meant']:.0%} of fit ones",
+        f"- false alarms on the test images: {alarms['unfit']} of {alarms['images']}, {alarms['value']:.1%} "
+        f"({alarms['low']:.1%} to {alarms['high']:.1%})",
+        "",
+    ]
 
 
 def _changed(row_id: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:

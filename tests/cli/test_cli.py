@@ -138,7 +138,7 @@ def predictor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
                 case "blank":
                     yield Prediction(image, unfit="blank")
                 case "far":
-                    yield Prediction(image, unfit=far, distance=2.5)
+                    yield Prediction(image, 0.5, unfit=far, distance=2.5)
                 case stem:
                     label: Literal["abnormal", "normal"] = "abnormal" if float(stem) > 0.4 else "normal"
                     yield Prediction(image, float(stem), label, distance=1.25)
@@ -187,15 +187,15 @@ def test_predict_keeps_unfit_images_with_their_reasons_and_counts_them(
     predictor: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ("blank.png", "0.9.png", "far.png", "a/blank.png")
-    assert invoke(monkeypatch, "predict", "--bundle", "b", *given) == 3
+    assert invoke(monkeypatch, "predict", "--bundle", "b", *given) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[1:4] == [
         "blank.png,,,blank,",
         "0.9.png,0.900000,abnormal,,1.250000",
-        'far.png,,,"unlike the training images (distance 2.50, limit 1.50)",2.500000',
+        'far.png,0.500000,,"unlike the training images (distance 2.50, limit 1.50)",2.500000',
     ]
     assert said.err == (
-        "radtransfer: 3 of 4 images are unfit for this model and have no score: 2 blank, 1 unlike the training images\n"
+        "radtransfer: 3 of 4 images are unfit for this model and have no label: 2 blank, 1 unlike the training images\n"
     )
     assert invoke(monkeypatch, "predict", "--bundle", "b", *given, "broken.png", "--format", "json") == 1
     rows = json.loads(capsys.readouterr().out)
@@ -204,7 +204,7 @@ def test_predict_keeps_unfit_images_with_their_reasons_and_counts_them(
     nothing = {"score": None, "label": None, "unfit": None, "distance": None}
     assert rows[0] == nothing | {"image": "blank.png", "unfit": "blank"}
     assert rows[4] == nothing | {"image": "broken.png"}
-    assert (rows[2]["score"], rows[2]["label"], rows[2]["distance"]) == (None, None, 2.5)
+    assert (rows[2]["score"], rows[2]["label"], rows[2]["distance"]) == (0.5, None, 2.5)
 
 
 def test_predict_takes_all_cpus_of_the_process_unless_told(

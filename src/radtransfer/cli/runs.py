@@ -164,7 +164,8 @@ def predict(
 ) -> None:
     """Score images: image, score (calibrated probability of abnormal), label, and why one is unfit for the model.
 
-    Exit code 1: a file could not be read; 3: all could, but some are unfit and have no score.
+    An unfit image has no label, and no score where that was told before any network saw it. Exit code 1: a file could
+    not be read.
     """
     import csv
     import json
@@ -195,7 +196,7 @@ def predict(
         print(json.dumps(listed, indent=1, ensure_ascii=False))
     if unfit:
         reasons = ", ".join(f"{count} {reason}" for reason, count in unfit.most_common())
-        said = f"{unfit.total()} of {len(images)} images are unfit for this model and have no score: {reasons}"
+        said = f"{unfit.total()} of {len(images)} images are unfit for this model and have no label: {reasons}"
         print(f"radtransfer: {said}", file=sys.stderr)
-    if unreadable or unfit:
-        raise typer.Exit(1 if unreadable else 3)
+    if unreadable:
+        raise typer.Exit(1)

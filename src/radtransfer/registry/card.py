@@ -109,7 +109,7 @@ def _unfit(unfit: Mapping[str, Any]) -> list[str]:
     return [
         "## Unfit images",
         "",
-        "- `predict` gives no score, but a reason, for an image that is blank, "
+        "- `predict` gives no label, but a reason, for an image that is blank, "
         + ("" if unfit["coloured"] else "in colour, ")
         + f"by its DICOM header no {unfit['modality']}, or farther from the training images than {unfit['limit']:.2f} "
         f"(1: the median training image); this limit is set on validation images to refuse "

@@ -35,8 +35,8 @@ class Prediction:
 
     Attributes:
         image: the file.
-        score: calibrated probability of abnormal; None where the file could not be read or is unfit.
-        label: by the bundle's own threshold; None likewise.
+        score: calibrated probability of abnormal; None where no network saw the image.
+        label: by the bundle's own threshold; None where the file could not be read or the image is unfit.
         reason: why it could not be read, without the file's name; empty otherwise.
         unfit: why the model must not judge it: ``blank``, ``colour``, ``modality ...`` or ``unlike the training
             images (...)``; empty otherwise.
@@ -55,15 +55,16 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
     """Score image files (PNG, JPEG, DICOM), one prediction per file in the order given.
 
     Decoding, letterboxing and inference are those of the run that made the bundle. A file that cannot be decoded
-    yields a prediction without score; the others are scored all the same. So does one that is unfit for the model: no
-    network sees it if that can be told without one (:func:`plainly_unfit`), else it is the distance of its features
-    that tells (:mod:`radtransfer.fusion.unfit`). A bundle made before there were distances tells blank images alone.
+    yields a prediction without score; the others are scored all the same. An image that is unfit for
+    the model gets no label. No network sees it if that can be told without one (:func:`plainly_unfit`), else it is the
+    distance of its features that tells (:mod:`radtransfer.fusion.unfit`), and its score stands, for whoever looks into
+    it. A bundle made before there were distances tells blank images alone.
 
     Args:
         bundle: folder of the bundle; every file of it is hashed first.
         images: files to score.
         threads: CPU threads.
-        explain_dir: folder for overlays of the images that get a score; None: none are made.
+        explain_dir: folder for overlays of the images that get a label; None: none are made.
 
     Raises:
         RadtransferError: a bundle that was tampered with or is not one, an image file that is not there, or a folder
@@ -103,7 +104,7 @@ def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path
         judged = iter(_judged(predictor, np.stack(stored), unfit.get("limit")) if stored else ())
         for path, one in zip(images[start : start + CHUNK], found, strict=True):
             prediction = one or replace(next(judged), image=path)
-            if prediction.score is not None:
+            if prediction.label is not None:
                 fit.append(path)
             yield prediction
     if explain_dir is not None and fit:
@@ -147,6 +148,6 @@ def _judged(predictor: Predictor, images: NDArray[np.uint8], limit: float | None
         distance = None if distances is None else float(distances[place])
         if distance is not None and limit is not None and distance > limit:
             unfit = f"unlike the training images (distance {distance:.2f}, limit {limit:.2f})"
-            yield Prediction(Path(), unfit=unfit, distance=distance)
+            yield Prediction(Path(), score, unfit=unfit, distance=distance)
         else:
             yield Prediction(Path(), score, "abnormal" if score >= predictor.threshold else "normal", distance=distance)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from radtransfer.attributes import ATTRIBUTES
 from radtransfer.errors import RadtransferError, near
 from radtransfer.fusion import grid, threshold
 from radtransfer.problems import PROBLEMS, Policy, policies
@@ -40,6 +41,7 @@ class TableColumns(BaseModel):
         label: column of the labels.
         positive, negative: labels of the two classes, as written in the table; the first of each names its class.
         body_part, patient, study, split, boxes: further columns; empty: the table has none.
+        attributes: column of each of :data:`radtransfer.attributes.ATTRIBUTES` that the table has.
         modality: what the images are; slices of one CT scan are kept together where their patients are not known.
 
     Raises:
@@ -58,6 +60,7 @@ class TableColumns(BaseModel):
     study: str = ""
     split: str = ""
     boxes: str = ""
+    attributes: dict[str, Text] = {}
     modality: Literal["X-ray", "CT"] = "X-ray"
 
     @model_validator(mode="after")
@@ -66,6 +69,14 @@ class TableColumns(BaseModel):
         if both:
             raise ValueError(f"label {min(both)!r} is among the positive and among the negative ones")
         return self
+
+    @field_validator("attributes")
+    @classmethod
+    def _known(cls, columns: dict[str, str]) -> dict[str, str]:
+        unknown = next((name for name in columns if name not in ATTRIBUTES), None)
+        if unknown is not None:
+            raise ValueError(f"{unknown!r} is no attribute; {near(unknown, ATTRIBUTES)}")
+        return columns
 
     @classmethod
     def of(cls, columns: Mapping[str, Any], where: str) -> TableColumns:
@@ -110,6 +121,7 @@ class RunConfig(BaseModel):
         default={},
         description="for the layout `table`: {table: labels.csv, file: COLUMN, label: COLUMN, positive: [LABEL, ...], "
         "negative: [LABEL, ...]} and, where there are such columns, body_part, patient, study, split, boxes; all text; "
+        "attributes: {NAME: COLUMN, ...}, by which results are given in subgroups (" + ", ".join(ATTRIBUTES) + "); "
         "modality: CT for CT",
     )
     source_layout: str = Field(description="layout of the related images to pre-train on")

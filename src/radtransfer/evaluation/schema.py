@@ -59,6 +59,8 @@ class _Described(_Strict):
     )
     selected: bool
     n: int = Field(ge=1)
+    positives: int = Field(ge=0, description="of the n")
+    rarer_groups: int = Field(ge=0, description="leakage groups that hold the class that fewer groups hold")
 
 
 class Row(_Measures, _Described):  # the fields of the last base come first

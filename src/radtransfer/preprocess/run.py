@@ -237,7 +237,7 @@ def _decoded(
             side.rejected.append(Rejected(record.file, got.problem, got.reason))
             continue
         conflict = ("label_conflict",) if record.file in side.dataset.conflicts else ()
-        flags = (*record.flags, *conflict, *got.flags)
+        flags = (*conflict, *got.flags)
         unwanted = next((flag for flag in flags if chosen.get(flag) == "skip"), None)
         if unwanted:
             side.rejected.append(Rejected(record.file, unwanted, PROBLEMS[unwanted].what))
@@ -473,6 +473,7 @@ def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
         "source_file": image.name,
         "sha256": image.sha256,
         "flags": sorted(image.flags),
+        "attributes": list(record.attributes),
         "width": width,
         "height": height,
         "shown": [box.x0, box.y0, box.x1, box.y1],

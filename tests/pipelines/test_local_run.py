@@ -66,9 +66,12 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     assert "selected by validation: imagenet/fused/seed0, AUROC 0.800 (0.700 to 0.900)" in stdout
     assert "stated budget 3 minutes" in stderr and "27/27 report" in stderr
     top = {"report.html", "data_report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
-    top |= {"splits.csv", "evaluation", "explanations", "bundle", "logs", "pretrained"}
+    top |= {"splits.csv", "evaluation", "explanations", "bundle", "logs", "pretrained", "models", "classifiers"}
     assert {p.name for p in out.iterdir()} == top
     assert sorted(p.name for p in (out / "pretrained").iterdir()) == list(BACKBONES)
+    made = sorted(p.relative_to(out).as_posix() for name in ("models", "classifiers") for p in (out / name).glob("*"))
+    assert made == [f"{name}/{source}" for name in ("classifiers", "models") for source in sorted(SOURCES)]
+    assert sorted(p.name for p in (out / "models" / "imagenet").iterdir()) == list(BACKBONES)
 
     run = json.loads((out / "run.json").read_text())
     assert len(run["tasks"]) == 27 and len({task["task"] for task in run["tasks"]}) == 27
@@ -86,7 +89,8 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
 def test_mappings_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
     """kfp.local hands a mapping on whole, and only outside of other mappings; quotes and numbers stay as they are."""
     table = {"table": "labels.csv", "file": "path", "label": 'say "what"', "positive": ["1", "it's"], "negative": ["0"]}
-    rows = ['path,"say ""what"""', "normal/a.png,0", "abnormal/b.png,1"]
+    table["attributes"] = {"sex": "s"}
+    rows = ['path,"say ""what""",s', "normal/a.png,0,F", "abnormal/b.png,1,M"]
     (fake_run.data_root / "T" / "labels.csv").write_text("\n".join(rows))
     layout = ["--set", "target_layout=table", "--set", f"target_table={json.dumps(table)}"]
     policies = ["--set", "on_problem={truncated: fail, colour: skip}"]

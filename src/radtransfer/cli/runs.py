@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from radtransfer import __version__
-from radtransfer.cli.options import DataRoot, Out, Seed
+from radtransfer.cli.options import DataRoot, Out, Seed, Threads
 from radtransfer.errors import RadtransferError
 
 Config = Annotated[Path, typer.Option(help="YAML file; see configs/.")]
@@ -128,6 +128,52 @@ def compare(
     comparison = compare_runs(runs, bootstrap=bootstrap, seed=seed)
     page = write(comparison, out)
     show(comparison.model_dump(mode="json"))
+    print(page)
+
+
+@app.command()
+def external(
+    run: Annotated[Path, typer.Option(help="Output folder of `run`.")],
+    data_root: DataRoot,
+    layout: Annotated[str, typer.Option(help="Layout of the data set to test on; see `datasets list`.")],
+    path: Annotated[str, typer.Option(help="Its folder, relative to the data root, where the run's data lie too.")],
+    part: Annotated[str, typer.Option(help="Body part (or class pair) of it.")],
+    out: Out,
+    table: Annotated[
+        str | None, typer.Option(help="For the layout `table`: {table: labels.csv, file: COLUMN, ...}, as in configs.")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option(min=100, help="Bootstrap replicates behind every interval.")] = 2000,
+    seed: Seed = 0,
+    threads: Threads = 2,
+) -> None:
+    """Test a finished run, as it is, on labelled images that it has never seen: another data set or body part.
+
+    All sources' choices score them at their thresholds. What is like an image of the run, or of its patients, is left
+    out.
+    """
+    from radtransfer.artifacts import check_free
+    from radtransfer.config import mapping
+    from radtransfer.evaluation.external import Run, write
+    from radtransfer.evaluation.external import external as score
+    from radtransfer.evaluation.external_page import show
+    from radtransfer.preprocess.external import external_store
+
+    check_free(out)
+    finished = Run.open(run)
+    external_store(
+        data_root=data_root,
+        config=finished.config,
+        splits=run / "splits.csv",
+        layout=layout,
+        path=path,
+        part=part,
+        table=mapping(table or "{}", "--table"),
+        out=out / "store",
+    )
+    name = f"{path}-{part}".lower()
+    found = score(run=finished, store=out / "store", name=name, bootstrap=bootstrap, seed=seed, threads=threads)
+    page = write(found, out)
+    show(found.model_dump(mode="json"))
     print(page)
 
 

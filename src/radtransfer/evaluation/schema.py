@@ -124,6 +124,21 @@ class MetricsFile(_Strict):
         return self
 
 
+class ExternalFile(MetricsFile):
+    """``external.json`` as a whole: a run's choices on images that it has never seen."""
+
+    name: str = Field(description="what the rows call the images: subgroup external=NAME")
+    run: str = Field(description="name of the run's folder")
+    run_target: str
+    evaluation: str = Field(description="digest of the run's evaluation")
+    store: str = Field(description="digest of the images' store")
+    left_out: dict[str, int] = Field(description="files that are not among the images, by problem; leak: seen before")
+    bootstrap: int
+    seed: int
+    home: Sequence[Row] = Field(description="the same choices on the run's own test images, in the order of results")
+    warnings: Sequence[str]
+
+
 class ChosenEntry(_Strict):
     """What a choice came to in some of the runs."""
 

@@ -92,6 +92,8 @@ def collect(out: Path, ends: Mapping[str, Mapping[str, Any]]) -> None:
         "bundle": made["bundle"],
         "logs": out / WORK / "logs",
     }
+    if (made["unseen"] / "metrics.json").is_file():  # where a run was asked to
+        take["external"] = made["unseen"]
     for event in ends.values():
         if event["step"] in ("pretrain", "finetune"):
             model = Path(event["outputs"]["model"])

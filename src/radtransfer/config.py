@@ -91,6 +91,44 @@ class TableColumns(BaseModel):
             raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
 
 
+class ExternalSet(BaseModel):
+    """Labelled images that a run has not seen, to be tested on: ``external`` of a run.
+
+    Attributes:
+        layout: layout of the data set.
+        path: its folder, relative to the data root.
+        part: body part (or class pair) of it.
+        table: for the layout ``table`` its columns, as ``target_table``.
+
+    Raises:
+        pydantic.ValidationError: from the constructor.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
+
+    layout: Text
+    path: Text
+    part: Text
+    table: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any], where: str) -> ExternalSet:
+        """Build from a mapping; ``where`` names its origin in errors.
+
+        Raises:
+            RadtransferError: a key is missing or unknown, or a value is not as described above.
+        """
+        try:
+            return cls.model_validate(asked)
+        except ValidationError as error:
+            raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        return f"{self.path}-{self.part}".lower()
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Hand an error of ours to pydantic, which adds the entry's name."""
@@ -128,6 +166,12 @@ class RunConfig(BaseModel):
     source_path: str = Field(description="their folder, relative to the data root")
     source_parts: list[str] = Field(default=[], description="body parts to pre-train on; empty: all but the target's")
     source_table: dict[str, Any] = Field(default={}, description="as target_table, for the source")
+    external: dict[str, Any] = Field(
+        default={},
+        description="test the finished models, as they are, on other labelled images too, {layout: LAYOUT, path: "
+        "FOLDER, part: PART} and, for the layout `table`, table: as target_table; what is like an image of this run, "
+        "or of its patients, is left out; empty: no such test",
+    )
     on_problem: dict[str, Policy] = Field(
         default={},
         description="what to do about files with a problem, {PROBLEM: POLICY, ...}: `repair` (make them usable and "
@@ -297,6 +341,12 @@ class RunConfig(BaseModel):
             return TableColumns.model_validate(columns).model_dump(exclude_defaults=True) if columns else {}
         except ValidationError as error:
             raise ValueError(f"{_first(error)}; it takes {', '.join(TableColumns.model_fields)}") from None
+
+    @field_validator("external")
+    @classmethod
+    def _external(cls, asked: dict[str, Any]) -> dict[str, Any]:
+        with _told():
+            return ExternalSet.of(asked, "data set").model_dump(exclude_defaults=True) if asked else {}
 
     @field_validator("checkpoints", "weights_mirror")
     @classmethod

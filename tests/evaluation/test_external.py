@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from typer.testing import CliRunner
 
 from radtransfer import artifacts
 from radtransfer.cli import app
-from radtransfer.config import TL_SOURCES
+from radtransfer.config import TL_SOURCES, ExternalSet
 from radtransfer.datasets.phantoms import make_phantoms
 from radtransfer.errors import RadtransferError
-from radtransfer.evaluation.external import Run
+from radtransfer.evaluation.external import Run, external
 from radtransfer.evaluation.schema import ExternalFile
-from radtransfer.preprocess.external import external_store
+from radtransfer.preprocess.external import Learnt, external_store
 from radtransfer.preprocess.store import Store
 from radtransfer.registry.predict import predict
 from tests.conftest import TINY, Chain
@@ -75,22 +76,24 @@ def made(chain: Chain, run: Path) -> Path:
 
 def test_what_the_run_has_seen_is_left_out(chain: Chain, made: Path) -> None:
     """Copies of images of all three splits, under other names and in another data set."""
-    store = Store.open(made / "store")
-    assert [one["problem"] for one in store.content["rejected"]] == ["leak"] * SEEN
-    assert {one["file"] for one in store.content["rejected"]} == {
+    store = artifacts.read(made, "external", verify=True).content["store"]
+    assert [one["problem"] for one in store["rejected"]] == ["leak"] * SEEN
+    assert {one["file"] for one in store["rejected"]} == {
         path.relative_to(chain.data_root).as_posix()
         for path in (chain.data_root / "other").rglob("*.png")
         if int(path.stem) >= 60
     }
-    assert set(store.manifest["split"]) == {"test"} and len(store.manifest) == 60
-    ours = Store.open(chain.target_store)
-    assert (store.size, store.content["crop_border"]) == (ours.size, True)
-    read = json.loads((made / "external.json").read_text())
+    assert list(store["counts"]) == ["test"] and store["images"] == 60
+    assert (store["size"], store["crop_border"]) == (Store.open(chain.target_store).size, True)
+    read = json.loads((made / "metrics.json").read_text())
     assert read["left_out"] == {"leak": SEEN}
+    assert sorted(path.name for path in made.iterdir()) == [
+        "external.html", "external.json", "metrics.json", "scores.parquet",
+    ]  # fmt: skip
 
 
 def test_rows_are_those_of_the_scores_at_the_thresholds_of_the_run(chain: Chain, run: Path, made: Path) -> None:
-    read = json.loads((made / "external.json").read_text())
+    read = json.loads((made / "metrics.json").read_text())
     assert ExternalFile.model_validate(read).model_dump(mode="json") == read
     table = pd.read_parquet(made / "scores.parquet")
     labels = table["label"].to_numpy() == 1
@@ -119,7 +122,7 @@ def test_rows_are_those_of_the_scores_at_the_thresholds_of_the_run(chain: Chain,
 
 def test_the_page_says_what_the_file_says(made: Path) -> None:
     page = (made / "external.html").read_text(encoding="utf-8")
-    read = json.loads((made / "external.json").read_text())
+    read = json.loads((made / "metrics.json").read_text())
     for row in read["results"]:
         assert f'data-id="{row["id"]}"' in page
     assert "On 60 images that the run has not seen (other other)" in page and "Left out: 6 leak" in page
@@ -128,19 +131,36 @@ def test_the_page_says_what_the_file_says(made: Path) -> None:
     assert "src=" not in page and "<script" not in page
 
 
+def test_the_step_of_a_run_gives_what_the_command_gives(chain: Chain, made: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"target_store": chain.target_store, "evaluation": chain.evaluation, "name": "tiny"}
+    given |= {"classifiers": chain.classifiers[::-1], "models": chain.models, "bootstrap": 100, "seed": 0, "threads": 1}
+    asked = {"layout": "class_folders", "path": "other", "part": "other"}
+    external(external=asked, data_root=str(chain.data_root), out=tmp_path / "asked", **given)
+    command, step = (json.loads((path / "metrics.json").read_text()) for path in (made, tmp_path / "asked"))
+    assert (command["run"], step["run"]) == ("run", "tiny")
+    assert command | {"run": "tiny"} == step
+    external(external={}, data_root="/nowhere", out=tmp_path / "none", **given)
+    assert artifacts.read(tmp_path / "none", "external").content == {"name": ""}
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["external.json"]
+
+
 def test_parts_that_the_run_pre_trained_on_are_refused(chain: Chain, run: Path, tmp_path: Path) -> None:
-    finished = Run.open(run)
-    given = {"data_root": chain.data_root, "config": finished.config, "splits": run / "splits.csv"}
+    learnt = Run.open(run).learnt
+    assert replace(learnt, splits=chain.target_store / "splits.csv") == Learnt.of_store(chain.target_store)
+
+    def store_of(layout: str, path: str, part: str, learnt: Learnt = learnt) -> None:
+        asked = ExternalSet(layout=layout, path=path, part=part)
+        external_store(data_root=chain.data_root, learnt=learnt, asked=asked, out=tmp_path / "store")
+
     with pytest.raises(RadtransferError, match=r"no image of class 'normal' is left that the run has not seen \(60 im"):
-        external_store(**given, layout="phantoms", path="phantoms", part="knee", out=tmp_path / "store")
+        store_of("phantoms", "phantoms", "knee")
     with pytest.raises(RadtransferError, match="external part 'foot' is not in phantoms"):
-        external_store(**given, layout="phantoms", path="phantoms", part="foot", out=tmp_path / "store")
+        store_of("phantoms", "phantoms", "foot")
     table = (run / "splits.csv").read_text().splitlines()
     changed = [*table, table[1].replace(table[1].split(",")[2], "0" * 64)]
     (tmp_path / "splits.csv").write_text("\n".join(changed))
-    given["splits"] = tmp_path / "splits.csv"
     with pytest.raises(RadtransferError, match=r"1 of the \d+ images of the run are not under the data root"):
-        external_store(**given, layout="class_folders", path="other", part="other", out=tmp_path / "store")
+        store_of("class_folders", "other", "other", replace(learnt, splits=tmp_path / "splits.csv"))
     assert not (tmp_path / "store").exists()
 
 

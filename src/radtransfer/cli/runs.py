@@ -151,30 +151,17 @@ def external(
     All sources' choices score them at their thresholds. What is like an image of the run, or of its patients, is left
     out.
     """
-    from radtransfer.artifacts import check_free
-    from radtransfer.config import mapping
-    from radtransfer.evaluation.external import Run, write
-    from radtransfer.evaluation.external import external as score
+    from radtransfer.artifacts import read_json
+    from radtransfer.config import ExternalSet, mapping
+    from radtransfer.evaluation.external import Run, score_unseen
     from radtransfer.evaluation.external_page import show
-    from radtransfer.preprocess.external import external_store
 
-    check_free(out)
-    finished = Run.open(run)
-    external_store(
-        data_root=data_root,
-        config=finished.config,
-        splits=run / "splits.csv",
-        layout=layout,
-        path=path,
-        part=part,
-        table=mapping(table or "{}", "--table"),
-        out=out / "store",
-    )
-    name = f"{path}-{part}".lower()
-    found = score(run=finished, store=out / "store", name=name, bootstrap=bootstrap, seed=seed, threads=threads)
-    page = write(found, out)
-    show(found.model_dump(mode="json"))
-    print(page)
+    named = {"layout": layout, "path": path, "part": part, "table": mapping(table or "{}", "--table")}
+    asked = ExternalSet.of(named, "external")
+    given = {"bootstrap": bootstrap, "seed": seed, "threads": threads}
+    score_unseen(Run.open(run), data_root=data_root, asked=asked, out=out, **given)
+    show(read_json(out / "metrics.json"))
+    print(out / "external.html")
 
 
 @app.command(name="compile")

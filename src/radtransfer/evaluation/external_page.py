@@ -1,4 +1,4 @@
-"""The page and the lines on the terminal of a run on unseen images; both say what ``external.json`` holds."""
+"""The page and the lines on the terminal of a run on unseen images; both say what its ``metrics.json`` holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = ("auroc", "sensitivity", "specificity", "kappa", "ece", "calibration_slo
 
 
 def render(content: dict[str, Any]) -> str:
-    """The HTML page of ``external.json``: self-contained, without scripts."""
+    """The HTML page of an **external**: self-contained, without scripts."""
     environment = pages.environment()
     environment.filters |= {
         "number": number,

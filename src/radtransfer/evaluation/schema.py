@@ -125,13 +125,12 @@ class MetricsFile(_Strict):
 
 
 class ExternalFile(MetricsFile):
-    """``external.json`` as a whole: a run's choices on images that it has never seen."""
+    """``metrics.json`` of an **external**: a run's choices on images that it has never seen."""
 
     name: str = Field(description="what the rows call the images: subgroup external=NAME")
     run: str = Field(description="name of the run's folder")
     run_target: str
     evaluation: str = Field(description="digest of the run's evaluation")
-    store: str = Field(description="digest of the images' store")
     left_out: dict[str, int] = Field(description="files that are not among the images, by problem; leak: seen before")
     bootstrap: int
     seed: int

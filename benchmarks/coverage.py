@@ -79,8 +79,8 @@ class Drawn:
     scores: tuple[Floats, Floats]
 
 
-def draw(setting: Setting, rng: np.random.Generator) -> Drawn:
-    """A set with both classes."""
+def draw(setting: Setting, rng: np.random.Generator, better: float = 0.0) -> Drawn:
+    """A set with both classes; the true AUROCs lie ``better`` apart, half above and half below the setting's."""
     n = setting.images
     group = np.arange(n)
     if setting.grouped:
@@ -101,7 +101,8 @@ def draw(setting: Setting, rng: np.random.Generator) -> Drawn:
 
     common = noise()
     first, second = (
-        setting.strength * labels + np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * noise() for _ in range(2)
+        strength * labels + np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * noise()
+        for strength in (replace(setting, area=setting.area + half).strength for half in (better / 2, -better / 2))
     )
     return Drawn(group, labels, (first, second))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from finished_runs import images, write_crossfit, write_run
 from sklearn.metrics import roc_auc_score
 
@@ -225,7 +225,8 @@ def test_what_cannot_be_compared_is_refused(make: Callable[[Path], list[Path]], 
 def test_synthetic_images_are_called_so_on_top(compared: tuple[Path, dict[str, Any]], synthetic: bool) -> None:
     warnings = [one for one in compared[1]["warnings"] if one != verdict.SYNTHETIC]
     page = render(compared[1] | {"warnings": warnings + [verdict.SYNTHETIC] * synthetic})
-    assert (f'<p class="banner" role="note">{report_text.SYNTHETIC}' in page.partition("<main>")[0]) is synthetic
+    banner = f'<aside class="banner" aria-label="Kind of images">{report_text.SYNTHETIC}'
+    assert (banner in page.partition("<main>")[0]) is synthetic
 
 
 def test_the_page_holds_every_figure_and_loads_nothing(compared: tuple[Path, dict[str, Any]]) -> None:
@@ -249,26 +250,21 @@ def test_the_table_on_the_terminal(compared: tuple[Path, dict[str, Any]], capsys
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 320])
-def test_in_a_real_browser(compared: tuple[Path, dict[str, Any]], width: int, scheme: str) -> None:
-    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not executable:
-        pytest.skip("no Chromium: name one by CHROMIUM")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+def test_in_a_real_browser(chromium: Any, compared: tuple[Path, dict[str, Any]], width: int, scheme: str) -> None:
     told: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=quiet)
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: told.append(request.url))
-        page.goto(compared[0].as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        assert page.locator("table.results tbody tr").count() == 20
-        assert page.locator(".strip .dot").count() == 20 * 6
-        page.click("text=A: the single folds")
-        assert page.locator("details[open] tbody tr").count() == 6
-        page.click("nav a[href='#limits']")
-        assert page.evaluate("document.querySelector('#limits').getBoundingClientRect().top < innerHeight")
-        browser.close()
+    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: told.append(request.url))
+    page.goto(compared[0].as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.locator("table.results tbody tr").count() == 20
+    assert page.locator(".strip .dot").count() == 20 * 6
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.click("text=A: the single folds")
+    assert page.locator("details[open] tbody tr").count() == 6
+    page.click("nav a[href='#limits']")
+    assert page.evaluate("document.querySelector('#limits').getBoundingClientRect().top < innerHeight")
+    page.close()
     assert {one.split("#")[0] for one in told} == {compared[0].as_uri()}

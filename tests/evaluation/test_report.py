@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import html
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
 
@@ -701,19 +700,6 @@ def test_an_axis_holds_its_values_between_few_round_ticks(values: list[float | N
     assert len({axis.label(tick) for tick in axis.ticks}) == len(axis.ticks)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not executable:
-        pytest.skip("no Chromium: name one by CHROMIUM")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=quiet)
-        yield browser
-        browser.close()
-
-
 def _frame(source: str) -> str:
     """A page that shows the report as the KFP UI does."""
     style = "<style>body { margin: 0 } iframe { border: 0; width: 100%; height: 95vh }</style>"
@@ -818,6 +804,29 @@ def test_contrast(chromium: Any, written: tuple[Path, str, str], scheme: str) ->
         low, high = sorted(luminance(colour) for colour in colours)
         assert (high + 0.05) / (low + 0.05) >= least, (scheme, name, colours)
     context.close()
+
+
+@pytest.mark.browser
+def test_for_screen_readers(chromium: Any, written: tuple[Path, str, str]) -> None:
+    page = chromium.new_page()
+    page.goto(written[0].as_uri())
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.close()
+
+
+@pytest.mark.browser
+def test_in_print_the_heads_hold_no_button_and_nothing_is_cut(chromium: Any, written: tuple[Path, str, str]) -> None:
+    page = chromium.new_page()
+    page.goto(written[0].as_uri())
+    heads = page.locator(".results thead th")
+    on_screen = heads.all_inner_texts()
+    page.emulate_media(media="print")
+    assert page.locator("button:visible").count() == len(page.locator(".zoom").all())
+    assert heads.all_inner_texts() == on_screen and all(on_screen)
+    cut = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollHeight > one.clientHeight + 1).length"
+    assert page.evaluate(cut) == 0
+    page.close()
 
 
 def test_curves_of_one_epoch_have_one_tick(made: Made, tmp_path: Path) -> None:

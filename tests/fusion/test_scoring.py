@@ -9,6 +9,7 @@ import pytest
 import skops.io
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import FunctionTransformer
 
 from radtransfer.errors import RadtransferError
@@ -43,3 +44,15 @@ def test_decision_function_is_preferred_to_probabilities() -> None:
     labels = (features[:, 0] > 0).astype(int)
     linear = LogisticRegression().fit(features, labels)
     assert np.array_equal(raw_score(linear, features), linear.decision_function(features))
+
+
+def test_a_sure_network_still_orders_what_it_is_sure_of() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 3))
+    network = MLPClassifier((8,), alpha=0.1, solver="lbfgs", max_iter=1000, random_state=0).fit(
+        features, features[:, 0] > 0
+    )
+    probability = network.predict_proba(features)[:, 1]
+    sure = probability[(probability > 0.999) & (probability < 1)]
+    assert len(sure) > 10
+    assert len(np.unique(raw_score(network, features)[np.isin(probability, sure)])) == len(np.unique(sure))

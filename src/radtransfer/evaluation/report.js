@@ -37,7 +37,10 @@ for (const table of all("table.sortable")) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
-    head.append(button);
+    const printed = document.createElement("span"); // Chromium repeats no head that holds a button on later pages
+    printed.className = "printed";
+    printed.textContent = button.textContent;
+    head.append(button, printed);
     const numeric = head.classList.contains("n");
     const value = (row) => {
       const cell = row.cells[column];

@@ -12,13 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
 
 from radtransfer.errors import RadtransferError
 
 Floats = NDArray[np.float64]
 
-PROBABILITY_CLIP = 1e-3
-"""Votes and neighbours give probabilities of exactly 0 and 1; their logit is taken after clipping to this range."""
+VOTES_CLIP = 1e-3
+"""Trees and neighbours vote, also with one voice; the logit of their votes is taken this far from 0 and 1."""
+
+NETWORK_CLIP = float(np.finfo(np.float64).eps)
+"""An MLP gives a sigmoid, which is 0 or 1 only for want of digits."""
 
 ALLOWED_TYPES = frozenset(
     {
@@ -49,7 +54,12 @@ def raw_score(estimator: Any, features: NDArray[np.floating[Any]]) -> Floats:
     if hasattr(estimator, "decision_function"):
         return np.asarray(estimator.decision_function(values), np.float64)
     probability = estimator.predict_proba(values)[:, 1]
-    return np.asarray(logit(np.clip(probability, PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)), np.float64)
+    clip = NETWORK_CLIP if isinstance(_last(estimator), MLPClassifier) else VOTES_CLIP
+    return np.asarray(logit(np.clip(probability, clip, 1 - clip)), np.float64)
+
+
+def _last(estimator: Any) -> Any:
+    return estimator[-1] if isinstance(estimator, Pipeline) else estimator
 
 
 def file_name(name: str) -> str:

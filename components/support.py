@@ -220,6 +220,20 @@ def show_stores(target: Any, source: Any, page: Path, source_images: Path) -> No
     write(source_images, str(len(Store.open(Path(source.path), ("group_id", "split")).rows("train"))))
 
 
+def show_external(unseen: Any, page: Path) -> None:
+    """Hand the KFP UI the page of a test on unseen images, or a line where none was asked for.
+
+    Args:
+        unseen: its ``kfp.dsl.Artifact``.
+        page: HTML file to write.
+    """
+    from radtransfer.pages import write
+
+    made = describe(unseen.metadata, unseen.path, "external")
+    none = "<!doctype html><title>No external data set</title><p>No external data set was named.</p>"
+    write(page, (made.path / "external.html").read_text(encoding="utf-8") if made.content["name"] else none)
+
+
 def _leave(metrics: Any) -> None:
     """Leave figures as a file too: kfp.local has no task in its cache whose artifacts are not there as files."""
     path = Path(metrics.path)

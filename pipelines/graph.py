@@ -1,7 +1,8 @@
 """The graph that both pipelines share.
 
 ``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain`` and) ``finetune``, then
-``extract``, ``fuse`` and ``classify``; on all of it ``stress``, ``evaluate``, ``explain``, ``register`` and ``report``.
+``extract``, ``fuse`` and ``classify``; on all of it ``stress``, ``evaluate``, ``explain``, ``external``, ``register``
+and ``report``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from radtransfer_components import (
     classify,
     evaluate,
     explain,
+    external,
     extract,
     finetune,
     fuse,
@@ -184,12 +186,19 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
         **take("lime_samples", "seed", "threads"),
     )
     explanations = placed(explained, "explain").outputs["explanations"]
+    elsewhere = external.external(
+        **shared,
+        **collected(),
+        **classifiers,
+        **take("name", "data_root", "external", "bootstrap", "seed", "threads", "data_version"),
+    )
+    placed(elsewhere, "external")
     packed = register.register(**shared, **collected(), **classifiers, **take("name", "registry"))
     packed.after(explained)
     bundle = placed(packed, "register").outputs["bundle"]
     # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
     nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
-    nested += ("classifier_grid",)
+    nested += ("classifier_grid", "external")
     scalars = [
         name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in (*nested, "classifiers")
     ]

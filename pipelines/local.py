@@ -23,7 +23,7 @@ from rich.table import Table
 
 from radtransfer.apart import apart
 from radtransfer.artifacts import file_sha256, read_json, write_json
-from radtransfer.config import TL_SOURCES, RunConfig
+from radtransfer.config import TL_SOURCES, ExternalSet, RunConfig
 from radtransfer.datasets.fetch import Located, located
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
@@ -34,7 +34,9 @@ from radtransfer_pipelines.watch import Watch
 
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "skops", "numpy", "pandas")
 PACKAGES += ("pillow", "opencv-python-headless", "pydicom", "imagecodecs")
-SERIAL_TASKS = 15  # preprocess, three times extract, fuse and classify, stress, evaluate, explain, register, report
+SERIAL_TASKS = (
+    16  # preprocess, 3 times extract, fuse and classify, stress, evaluate, explain, external, register, report
+)
 LAST_WORDS_SECONDS = 20
 TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 
@@ -70,7 +72,7 @@ def run_local(
         RadtransferError: something is amiss with the arguments (found before anything is computed or written), or a
             task failed.
     """
-    with located(data_root, (config.target_path, config.source_path)) as place:
+    with located(data_root, _folders(config)) as place:
         return _run(config, place, out.absolute(), registry, dry_run, takes_up)
 
 
@@ -78,7 +80,7 @@ def _run(
     config: RunConfig, place: Located, out: Path, registry: Path | None, dry_run: bool, takes_up: Path | None
 ) -> Path | None:
     started = time.time()
-    for name in (config.target_path, config.source_path):
+    for name in _folders(config):
         if out.resolve().is_relative_to((place.root / name).resolve()):
             raise RadtransferError(
                 f"--out {out}: lies inside the data set {name!r}, which the results would change; name a folder "
@@ -171,16 +173,18 @@ def requested(
 ) -> tuple[dict[str, Any], list[int]]:
     """All that a run depends on, and how many images it has of target and source; none is opened."""
     from radtransfer.preprocess.inherit import Inherited
-    from radtransfer.preprocess.selection import Asked, select
+    from radtransfer.preprocess.selection import Asked, of_part, select
     from radtransfer.training.reuse import find
 
     target = Asked(config.target_layout, config.target_path, config.target_table)
     source = Asked(config.source_layout, config.source_path, config.source_table)
     sides = select(place.root, target, config.target_part, source, config.source_parts)
+    if config.external:
+        asked = ExternalSet.of(config.external, "external")
+        of_part("external", place.root, Asked(asked.layout, asked.path, asked.table), asked.part)
     submission = {
         "data_root": place.pinned,
-        "data_version": place.data.get("digest")
-        or _folder_version(place.root, {config.target_path, config.source_path}),
+        "data_version": place.data.get("digest") or _folder_version(place.root, {*_folders(config)}),
         "code_version": f"{code_version()}/{_graph_version()}",
         "registry": str(registry.absolute()) if registry else "",
     }
@@ -199,6 +203,11 @@ def requested(
         identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}
     request = {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
     return request, [min(len(side.records), config.max_images or len(side.records)) for side in sides]
+
+
+def _folders(config: RunConfig) -> tuple[str, ...]:
+    """The data sets of a run, relative to the data root."""
+    return (config.target_path, config.source_path, *([config.external["path"]] if config.external else []))
 
 
 def _folder_version(root: Path, folders: set[str]) -> str:

@@ -92,10 +92,17 @@ def collect(out: Path, ends: Mapping[str, Mapping[str, Any]]) -> None:
         "bundle": made["bundle"],
         "logs": out / WORK / "logs",
     }
+    if (made["unseen"] / "metrics.json").is_file():  # where a run was asked to
+        take["external"] = made["unseen"]
     for event in ends.values():
-        if event["step"] == "pretrain":
+        if event["step"] in ("pretrain", "finetune"):
             model = Path(event["outputs"]["model"])
-            take[f"pretrained/{read_json(model / 'model.json')['content']['backbone']}"] = model
+            made = read_json(model / "model.json")["content"]
+            place = "pretrained" if event["step"] == "pretrain" else f"models/{made['tl_source']}"
+            take[f"{place}/{made['backbone']}"] = model
+        if event["step"] == "classify":
+            fitted = Path(event["outputs"]["classifiers"])
+            take[f"classifiers/{read_json(fitted / 'classifiers.json')['content']['tl_source']}"] = fitted
     for name, source in take.items():
         target = out / name
         if target.is_dir():

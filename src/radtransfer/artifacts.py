@@ -29,7 +29,16 @@ from radtransfer.provenance import code_version
 
 SCHEMA = 1
 Kind = Literal[
-    "image-store", "model", "features", "fused", "classifiers", "stress", "evaluation", "explanations", "bundle"
+    "image-store",
+    "model",
+    "features",
+    "fused",
+    "classifiers",
+    "stress",
+    "evaluation",
+    "external",
+    "explanations",
+    "bundle",
 ]
 DESCRIPTION: dict[Kind, str] = {
     "image-store": "dataset.json",
@@ -39,6 +48,7 @@ DESCRIPTION: dict[Kind, str] = {
     "classifiers": "classifiers.json",
     "stress": "stress.json",
     "evaluation": "evaluation.json",
+    "external": "external.json",
     "explanations": "explanations.json",
     "bundle": "bundle.json",
 }

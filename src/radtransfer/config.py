@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from radtransfer.attributes import ATTRIBUTES
 from radtransfer.errors import RadtransferError, near
 from radtransfer.fusion import grid, threshold
 from radtransfer.problems import PROBLEMS, Policy, policies
@@ -40,6 +41,7 @@ class TableColumns(BaseModel):
         label: column of the labels.
         positive, negative: labels of the two classes, as written in the table; the first of each names its class.
         body_part, patient, study, split, boxes: further columns; empty: the table has none.
+        attributes: column of each of :data:`radtransfer.attributes.ATTRIBUTES` that the table has.
         modality: what the images are; slices of one CT scan are kept together where their patients are not known.
 
     Raises:
@@ -58,6 +60,7 @@ class TableColumns(BaseModel):
     study: str = ""
     split: str = ""
     boxes: str = ""
+    attributes: dict[str, Text] = {}
     modality: Literal["X-ray", "CT"] = "X-ray"
 
     @model_validator(mode="after")
@@ -66,6 +69,14 @@ class TableColumns(BaseModel):
         if both:
             raise ValueError(f"label {min(both)!r} is among the positive and among the negative ones")
         return self
+
+    @field_validator("attributes")
+    @classmethod
+    def _known(cls, columns: dict[str, str]) -> dict[str, str]:
+        unknown = next((name for name in columns if name not in ATTRIBUTES), None)
+        if unknown is not None:
+            raise ValueError(f"{unknown!r} is no attribute; {near(unknown, ATTRIBUTES)}")
+        return columns
 
     @classmethod
     def of(cls, columns: Mapping[str, Any], where: str) -> TableColumns:
@@ -78,6 +89,44 @@ class TableColumns(BaseModel):
             return cls.model_validate(columns)
         except ValidationError as error:
             raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
+
+
+class ExternalSet(BaseModel):
+    """Labelled images that a run has not seen, to be tested on: ``external`` of a run.
+
+    Attributes:
+        layout: layout of the data set.
+        path: its folder, relative to the data root.
+        part: body part (or class pair) of it.
+        table: for the layout ``table`` its columns, as ``target_table``.
+
+    Raises:
+        pydantic.ValidationError: from the constructor.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
+
+    layout: Text
+    path: Text
+    part: Text
+    table: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any], where: str) -> ExternalSet:
+        """Build from a mapping; ``where`` names its origin in errors.
+
+        Raises:
+            RadtransferError: a key is missing or unknown, or a value is not as described above.
+        """
+        try:
+            return cls.model_validate(asked)
+        except ValidationError as error:
+            raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        return f"{self.path}-{self.part}".lower()
 
 
 @contextmanager
@@ -110,12 +159,19 @@ class RunConfig(BaseModel):
         default={},
         description="for the layout `table`: {table: labels.csv, file: COLUMN, label: COLUMN, positive: [LABEL, ...], "
         "negative: [LABEL, ...]} and, where there are such columns, body_part, patient, study, split, boxes; all text; "
+        "attributes: {NAME: COLUMN, ...}, by which results are given in subgroups (" + ", ".join(ATTRIBUTES) + "); "
         "modality: CT for CT",
     )
     source_layout: str = Field(description="layout of the related images to pre-train on")
     source_path: str = Field(description="their folder, relative to the data root")
     source_parts: list[str] = Field(default=[], description="body parts to pre-train on; empty: all but the target's")
     source_table: dict[str, Any] = Field(default={}, description="as target_table, for the source")
+    external: dict[str, Any] = Field(
+        default={},
+        description="test the finished models, as they are, on other labelled images too, {layout: LAYOUT, path: "
+        "FOLDER, part: PART} and, for the layout `table`, table: as target_table; what is like an image of this run, "
+        "or of its patients, is left out; empty: no such test",
+    )
     on_problem: dict[str, Policy] = Field(
         default={},
         description="what to do about files with a problem, {PROBLEM: POLICY, ...}: `repair` (make them usable and "
@@ -285,6 +341,12 @@ class RunConfig(BaseModel):
             return TableColumns.model_validate(columns).model_dump(exclude_defaults=True) if columns else {}
         except ValidationError as error:
             raise ValueError(f"{_first(error)}; it takes {', '.join(TableColumns.model_fields)}") from None
+
+    @field_validator("external")
+    @classmethod
+    def _external(cls, asked: dict[str, Any]) -> dict[str, Any]:
+        with _told():
+            return ExternalSet.of(asked, "data set").model_dump(exclude_defaults=True) if asked else {}
 
     @field_validator("checkpoints", "weights_mirror")
     @classmethod

@@ -31,6 +31,7 @@ LIBRARY = {
     "evaluate": "radtransfer.evaluation.evaluate",
     "stress": "radtransfer.robustness.stress",
     "explain": "radtransfer.explain.run",
+    "external": "radtransfer.evaluation.external",
     "register": "radtransfer.registry.bundle",
     "report": "radtransfer.evaluation.report",
 }
@@ -162,18 +163,25 @@ def test_components_hand_on_what_they_were_given(
     component("explain")(
         images_per_outcome=1, lime_samples=10, seed=3, threads=1, explanations=explanations, **shared, **classifiers
     )
+    for asked, said in (({}, "No external data set was named"), ({"path": "x"}, "unseen")):
+        unseen, shown_page = make(dsl.Artifact, f"unseen{len(asked)}"), make(dsl.HTML, f"page{len(asked)}")
+        component("external")(
+            name="n", data_root="d", external=asked, bootstrap=100, seed=3, threads=1, data_version="", unseen=unseen,
+            html=shown_page, **shared, **classifiers,
+        )  # fmt: skip
+        assert said in Path(shown_page.path).read_text() and unseen.metadata["name"] == asked.get("path", "")
     component("register")(name="n", registry="", bundle=bundle, **shared, **classifiers)
     html, summary = make(dsl.HTML, "html"), make(dsl.Markdown, "summary")
     config = {"name": "n", "target_layout": "l", "target_path": "t", "target_part": "p", "source_layout": "l"}
     config |= {"source_path": "s", "seed": "3", "learning_rate": "5e-04", "batch_size": "16.0"}  # as KFP hands them on
     component("report")(
         config=config, backbones=["b"], source_parts=[], target_table={}, source_table={}, on_problem={}, ct_window=[],
-        test_fold=[1.0, 5.0], tried=SEARCH["tried"], classifier_grid=SEARCH["classifier_grid"],
+        test_fold=[1.0, 5.0], tried=SEARCH["tried"], classifier_grid=SEARCH["classifier_grid"], external={},
         source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
         html=html, summary=summary, **shared,
     )  # fmt: skip
     assert library == ["preprocess", "pretrain"] + ["finetune", "extract", "fuse", "classify"] * 3 + [
-        "stress", "evaluate", "explain", "register", "report"
+        "stress", "evaluate", "explain", "external", "external", "register", "report"
     ]  # fmt: skip
     assert (tmp_path / "calls").read_text().splitlines()[-1] == "report 3 1 ['b'] 3 0.0005"
 

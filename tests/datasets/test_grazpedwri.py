@@ -63,9 +63,18 @@ def test_the_published_layout_is_read(base: Path) -> None:
     assert by_stem[FRONTAL].boxes == by_stem[LATER].boxes == ()
     assert dataset.conflicts == {by_stem[FRONTAL].file}  # boxes of a fracture that dataset.csv does not see
     assert "1 images have fracture boxes, and none by dataset.csv, which was followed" in dataset.notes
-    assert by_stem[LATERAL].flags == ("lateral", "left")
-    assert by_stem[LATER].flags == ("cast", "hardware", "osteopenia", "lateral", "left")
-    assert by_stem[OTHER].flags == ("diagnosis_uncertain", "oblique", "right")
+    known = {stem: dict(one.split("=") for one in record.attributes) for stem, record in by_stem.items()}
+    flags = ("hardware", "cast", "osteopenia", "diagnosis_uncertain")
+    assert {stem: [flag for flag in flags if its[flag] == "yes"] for stem, its in known.items()} == {
+        FRONTAL: [],
+        LATERAL: [],
+        LATER: ["hardware", "cast", "osteopenia"],
+        OTHER: ["diagnosis_uncertain"],
+    }
+    rest = {name: value for name, value in known[OTHER].items() if name not in flags}
+    assert rest == {"view": "oblique", "side": "right", "age": "12-17", "sex": "female", "manufacturer": "Agfa"}
+    assert known[LATER]["view"] == "lateral" and known[LATER]["sex"] == "male" and known[LATER]["side"] == "left"
+    assert "14.2" not in repr(dataset.records)
     assert by_stem[LATER].file == f"GRAZPEDWRI-DX/images_part2/{LATER}.png"
     assert dataset.rejected == [] and all("not there" not in note for note in dataset.notes)
     decoded = decode(base.parent / by_stem[LATER].file)

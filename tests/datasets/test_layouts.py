@@ -42,7 +42,8 @@ def test_fracatlas_folder_is_the_truth_and_the_table_gives_parts(fracatlas: Path
         "b.jpg": (1, ("leg",)),
         "c.jpg": (0, ("shoulder",)),
     }
-    assert by_name["a.jpg"].flags == ("mixed", "hardware", "frontal")
+    assert by_name["a.jpg"].attributes == ("hardware=yes", "several_parts=yes", "several_scans=no", "view=frontal")
+    assert by_name["b.jpg"].attributes == ("hardware=no", "several_parts=no", "several_scans=no", "view=lateral")
     assert by_name["a.jpg"].boxes == (
         pytest.approx((0.4, 0.2, 0.6, 0.3)),
         pytest.approx((0.85, 0.4, 1.0, 0.6)),  # clipped to the image

@@ -68,7 +68,9 @@ def test_the_reader_gives_back_what_was_drawn(root: Path) -> None:
         assert len(record.boxes) == record.label
     assert {len(views) for views in patients.values()} == {1, 2, 3}
     for views in patients.values():
-        assert len({(view.label, view.parts) for view in views}) == 1
+        assert len({(view.label, view.parts, view.attributes) for view in views}) == 1
+    known = {one for record in read.records for one in record.attributes}
+    assert known == {"sex=female", "sex=male", "age=18-39", "age=40-64", "age=65+"}
     assert 0.38 < np.mean([record.label for record in read.records]) < 0.52
     sizes = {Image.open(root / record.file).size for record in read.records[:60]}
     assert {max(size) for size in sizes} == {96} and len(sizes) > 10

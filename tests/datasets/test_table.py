@@ -115,6 +115,46 @@ def test_file_and_label_are_enough(base: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "split by study, duplicates" in dataset.notes[0]
 
 
+def test_attributes_leave_as_groups_and_in_no_other_words(base: Path) -> None:
+    header = [*HEADER[:2], "Sex", "Age", "Maker", "Plate", "Hospital"]
+    known = [
+        ["F", "041Y", "Philips & Co", "1", "NA"],
+        ["m", "7.5", "", "False", "St. Mary"],
+        ["d", "130", "unknown", "0.0", "-"],
+        ["W", "old", "x" * 40, "maybe", "O'Hara; 5"],
+    ]
+    write(base, [[*row[:2], *own] for row, own in zip(ROWS, known, strict=True)], header)
+    named = {"sex": "Sex", "age": "Age", "manufacturer": "Maker", "hardware": "Plate", "site": "Hospital"}
+    dataset = datasets.read("table", base.parent, "own", table=COLUMNS | {"attributes": named})
+    assert {record.file: record.attributes for record in dataset.records} == {
+        "own/a/1.png": ("hardware=yes", "age=40-64", "sex=female", "manufacturer=Philips & Co"),
+        "own/a/2.JPG": ("hardware=no", "age=2-11", "sex=male", "site=St. Mary"),
+        "own/IM0003": ("hardware=no",),
+        "own/c.dcm": ("sex=female",),
+    }
+    for columns, message in (
+        ({"name": "Hospital"}, "attributes: 'name' is no attribute"),
+        ({"sexx": "Sex"}, "did you mean sex"),
+        ({"sex": "Gender"}, "column 'Gender' is missing"),
+    ):
+        with pytest.raises(RadtransferError, match=message):
+            datasets.read("table", base.parent, "own", table=COLUMNS | {"attributes": columns})
+
+
+def test_a_column_of_many_values_is_no_attribute(base: Path) -> None:
+    rows = []
+    for number in range(21):
+        (base / f"{number}.png").write_bytes(b"x")
+        rows.append([f"{number}.png", "01"[number % 2], f"Smith {number}"])
+    for count in (20, 21):
+        write(base, rows[:count], ["path", "finding", "who"])
+        if count == 20:
+            assert len(read(base, attributes={"site": "who"}, **dict.fromkeys(FURTHER, "")).records) == 20
+            continue
+        with pytest.raises(RadtransferError, match=r"21 different values in column 'who'.*more than 20 may be ident"):
+            read(base, attributes={"site": "who"}, **dict.fromkeys(FURTHER, ""))
+
+
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [

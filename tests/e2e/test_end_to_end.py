@@ -59,7 +59,7 @@ def test_run_leaves_what_it_promises(uninterrupted: tuple[Path, str]) -> None:
     assert {path.name for path in (out / "pretrained").iterdir()} == {"tf_efficientnet_lite0", "tf_efficientnet_lite1"}
     assert (out / "bundle" / "bundle.json").is_file() and (out / "explanations" / "gallery.json").is_file()
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert len(run["tasks"]) == 23 and 0 < run["orchestration"]["overhead_share"] < 1
+    assert len(run["tasks"]) == 24 and 0 < run["orchestration"]["overhead_share"] < 1
     assert not (out / ".work").exists()
 
 

@@ -47,10 +47,12 @@ def make_store(
     grouping: str = "patient",
     test_labels: Callable[[np.ndarray], np.ndarray] = lambda labels: labels,
     label_fraction: float | None = None,
+    attributes: Callable[[int, int], tuple[str, ...]] = lambda group, image: (),
 ) -> Path:
     """A store of 8 x 8 noise, three images a group.
 
-    Brightness tells the label as far as ``exposure`` says, and width as far as ``widths`` says.
+    Brightness tells the label as far as ``exposure`` says, and width as far as ``widths`` says; ``attributes`` of an
+    image are given by the numbers of its group and of itself.
     """
     rng = np.random.default_rng(0)
     groups = np.arange(images) // 3
@@ -76,6 +78,7 @@ def make_store(
             "source_file": names,
             "sha256": [hashlib.sha256(name.encode()).hexdigest() for name in names],
             "flags": [[] for _ in names],
+            "attributes": [list(attributes(int(group), image)) for image, group in enumerate(groups)],
             "width": (500 + 100 * widths * labels + 50 * rng.normal(size=images)).astype(int) if widths else 8,
             "height": 8,
         }
@@ -250,7 +253,7 @@ def test_metrics_json_is_what_the_contract_says(made: Made) -> None:
     assert "Toy" in made.metrics["target"] and "hand" in made.metrics["target"]
     described = ["id", "tl_source", "features", "classifier", "seed", "label_fraction", "subgroup", "corruption"]
     for row in made.metrics["results"]:
-        assert list(row) == [*described, "level", "pooling", "selected", "n", *METRICS]
+        assert list(row) == [*described, "level", "pooling", "selected", "n", "positives", "rarer_groups", *METRICS]
         assert (row["seed"], row["label_fraction"], row["subgroup"], row["corruption"]) == (3, 1.0, "all", "none")
         for name in METRICS:
             assert list(row[name]) == ["value", "low", "high"]
@@ -266,6 +269,65 @@ def test_metrics_json_is_what_the_contract_says(made: Made) -> None:
         assert (one["beside"] or {}).get("test") == beside.get(one["metric"])
         assert one["low"] <= one["difference"] <= one["high"] and one["p_value"] <= one["adjusted_p"]
     assert MetricsFile.model_validate(made.metrics).model_dump(mode="json") == made.metrics
+
+
+def test_the_choices_are_measured_in_subgroups_of_the_test_images(tmp_path: Path) -> None:
+    """By image (view) and by group (sex); what is the same for all, or of too few, gives no figures."""
+
+    def known(group: int, image: int) -> tuple[str, ...]:
+        own = [f"view={('frontal', 'lateral', 'oblique')[image % 3]}", f"sex={('female', 'male')[group % 2]}"]
+        own += ["age=12-17" if group % 9 == 0 else "age=2-11"] if group % 2 else []
+        return (*own, "hardware=no")
+
+    store = make_store(tmp_path / "store", attributes=known)
+    made = make(tmp_path, store)
+    names = ["view=frontal", "view=lateral", "view=oblique", "age=2-11", "age=12-17", "sex=female", "sex=male"]
+    choices = sorted({made.content["selected"], *(one["fused"] for one in made.content["choices"].values())})
+    assert len(choices) == 3
+    of_subgroups = {row["id"]: row for row in made.metrics["results"] if row["subgroup"] != "all"}
+    assert sorted(of_subgroups) == sorted(f"{one}/{name}" for one in choices for name in names)
+    assert list(dict.fromkeys(row["subgroup"] for row in of_subgroups.values())) == names
+    assert not any(row["selected"] for row in of_subgroups.values())
+    manifest = pd.read_parquet(store / "manifest.parquet").set_index("image_id")
+    table = pd.read_parquet(made.path / "test_scores.parquet").set_index("image_id")
+    for one in choices:
+        for name in names:
+            its = table[[name in own for own in manifest.loc[table.index, "attributes"]]]
+            row, labels = of_subgroups[f"{one}/{name}"], its["label"] == 1
+            assert (row["n"], row["positives"]) == (len(its), labels.sum())
+            held = [its["group_id"][side].nunique() for side in (labels, ~labels)]
+            assert row["rarer_groups"] == min(held)
+            called = its[one] >= made.curves[one]["threshold"]
+            assert (row["sensitivity"]["value"] is None) is (held[0] < 15)
+            assert (row["specificity"]["value"] is None) is (held[1] < 15)
+            if min(held) < 15:
+                assert [row[metric]["low"] for metric in ("auroc", "accuracy", "ece", "ppv")] == [None] * 4
+            else:
+                assert row["auroc"]["value"] == pytest.approx(roc_auc_score(labels, its[one]))
+                assert row["accuracy"]["value"] == pytest.approx((called == labels).mean())
+                assert row["auroc"]["low"] < row["auroc"]["value"] < row["auroc"]["high"]
+    few = {name for name in names if of_subgroups[f"{choices[0]}/{name}"]["auroc"]["value"] is None}
+    assert "age=12-17" in few and not few & {"view=frontal", "view=lateral", "view=oblique"}
+    assert not {side.rpartition("/")[2] for one in made.metrics["comparisons"] for side in (one["a"], one["b"])} & {
+        *names
+    }
+
+
+def test_a_class_that_a_subgroup_lacks_takes_only_what_rests_on_it(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", test_labels=lambda labels: (np.arange(len(labels)) // 3 % 2).astype(np.int8))
+    labels = pd.read_parquet(store / "manifest.parquet")["label"]
+    store = make_store(
+        tmp_path / "told",
+        test_labels=lambda labels: (np.arange(len(labels)) // 3 % 2).astype(np.int8),
+        attributes=lambda group, image: ("site=a",) if labels[image] or group % 4 == 0 else ("site=b",),
+    )
+    rows = {
+        row["subgroup"]: row for row in make(tmp_path, store).metrics["results"] if row["id"].startswith("scratch/f")
+    }
+    b = rows["site=b"]
+    assert (b["positives"], b["rarer_groups"]) == (0, 0) and b["n"] > 40
+    assert b["specificity"]["low"] < b["specificity"]["value"] < b["specificity"]["high"]
+    assert all(b[metric]["value"] is None for metric in METRICS if metric != "specificity")
 
 
 def test_the_label_fraction_of_the_store_is_that_of_every_row(tmp_path: Path) -> None:

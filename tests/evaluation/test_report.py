@@ -34,6 +34,8 @@ BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
 CLASSIFIERS = ("logistic_regression", "svm_linear", "svm_rbf", "knn", "random_forest", "gradient_boosting")
 HOSTILE = "images/<script>alert(1)</script>\" onerror='x' {{ 7*7 }}.png"
 HOSTILE_CLASS = "fractured & <b>bold</b>"
+SUBGROUPS = {"hardware=no": 40, "hardware=yes": 12, "view=frontal": 29, "site=<b>St. Mary</b>": 31}
+"""Subgroups of the test images, with their positive ones, each a leakage group."""
 STRENGTH = {"scratch": 0.75, "imagenet": 1.55, "in_domain": 1.9, "shortcut": 0.4}
 
 
@@ -105,6 +107,8 @@ def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, 
         "level": "image",
         "selected": False,
         "n": len(labels),
+        "positives": int(labels.sum()),
+        "rarer_groups": int(min(labels.sum(), (~labels).sum())),
         "accuracy": _estimate((tp + tn) / len(labels), 0.05),
         "f1": _estimate(2 * tp / (2 * tp + fp + fn), 0.09),
         "kappa": _estimate(float(cohen_kappa_score(labels, called)), 0.11),
@@ -129,7 +133,12 @@ def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, 
 
 
 def _evaluation(
-    out: Path, target: artifacts.Artifact, positive: str, warnings: list[str], winner: str | None
+    out: Path,
+    target: artifacts.Artifact,
+    positive: str,
+    warnings: list[str],
+    winner: str | None,
+    subgroups: dict[str, int],
 ) -> tuple[Any, Any]:
     random = np.random.default_rng(7)
     labels = np.arange(232) < 52
@@ -163,6 +172,14 @@ def _evaluation(
         for source in SOURCES
     }
     by_id = {row["id"]: row for row in rows}
+    for subgroup, count in subgroups.items():
+        for source in SOURCES:
+            row = by_id[choices[source]["fused"]]
+            own = {"id": f"{row['id']}/{subgroup}", "subgroup": subgroup, "selected": False, "n": 3 * count}
+            if count < 15:
+                nothing = {"value": None, "low": None, "high": None}
+                own |= {metric: nothing for metric in report_text.METRIC_NAMES if metric != "specificity"}
+            rows.append(row | own | {"positives": count, "rarer_groups": count})
 
     def compared(a: str, b: str, family: str, p: float, metric: str = "auroc") -> dict[str, Any]:
         offset = by_id[a][metric]["value"] - by_id[b][metric]["value"]
@@ -318,11 +335,12 @@ def build(
     warnings: tuple[str, ...] = ("Only 20 positive test images (fewer than 30): intervals are a rough guide.",),
     row_id: str = "in_domain/fused/svm_rbf/seed0",
     winner: str | None = None,
+    subgroups: dict[str, int] = SUBGROUPS,
 ) -> Made:
     """Write all artifacts of a run below ``root``."""
     target = _store(root / "target", "target", synthetic=synthetic, positive=positive, size=size)
     _store(root / "source", "source", synthetic=synthetic, positive=positive, size=size)
-    metrics, evaluation = _evaluation(root / "evaluation", target, positive, list(warnings), winner)
+    metrics, evaluation = _evaluation(root / "evaluation", target, positive, list(warnings), winner, subgroups)
     inputs = {"target_store": target, "evaluation": artifacts.read(root / "evaluation", "evaluation")}
     _explanations(root / "explanations", inputs, positive, size, cases)
     with artifacts.writing(root / "bundle", "bundle", step="register", settings={}, inputs=inputs) as (folder, content):
@@ -399,6 +417,7 @@ def test_the_answer_comes_first_and_the_banner_before_it(made: Made, written: tu
     order = [
         "compared",
         "All results",
+        "Subgroups The selected",
         "Curves",
         "Where the models look",
         "Data Target",
@@ -411,8 +430,10 @@ def test_the_answer_comes_first_and_the_banner_before_it(made: Made, written: tu
 
 def test_every_row_and_every_comparison_is_there_with_its_figures(made: Made, written: tuple[Path, str, str]) -> None:
     page = _Page(written[1])
-    assert sorted(page.attributes("data-id")) == sorted(row["id"] for row in made.metrics["results"])
-    for row in made.metrics["results"]:
+    whole = [row for row in made.metrics["results"] if row["subgroup"] == "all"]
+    own = {f"{made.evaluation['selected']}/{subgroup}" for subgroup in SUBGROUPS}
+    assert sorted(page.attributes("data-id")) == sorted({row["id"] for row in whole} | own)
+    for row in whole:
         start = written[1].index(f'data-id="{row["id"]}"')
         shown = _Page(written[1][start - 200 : written[1].index("</tr>", start)]).text
         for metric in report_text.METRIC_NAMES:
@@ -421,6 +442,37 @@ def test_every_row_and_every_comparison_is_there_with_its_figures(made: Made, wr
     for row in made.metrics["comparisons"]:
         assert page.text.count(report_text.difference(row)) >= 1
         assert row["test"] in page.text
+
+
+def test_subgroups_are_shown_with_their_numbers_and_what_cannot_be_said(
+    made: Made, written: tuple[Path, str, str]
+) -> None:
+    page = _Page(written[1]).text
+    start = page.index("The selected model on those test images")
+    section = page[start : page.index("AUROC of each source", start)]
+    selected = {
+        row["subgroup"]: row for row in made.metrics["results"] if row["id"].startswith("in_domain/fused/svm_rbf")
+    }
+    for value, subgroup in (
+        ("frontal*", "view=frontal"),
+        ("no", "hardware=no"),
+        ("<b>St. Mary</b>", "site=<b>St. Mary</b>"),
+    ):
+        row = selected[subgroup]
+        figures = [report_text.estimate(row[metric]) for metric in ("auroc", "sensitivity", "specificity")]
+        assert "".join([value, *figures, str(row["n"]), str(row["positives"])]) in section
+    few = selected["hardware=yes"]
+    assert f"yes*\u2014\u2014{report_text.estimate(few['specificity'])}3612" in section
+    for source in SOURCES:
+        row = next(one for one in made.metrics["results"] if one["id"] == f"{source}/fused/svm_rbf/seed0/view=frontal")
+        assert report_text.estimate(row["auroc"]) in page[page.index("AUROC of each source", start) :]
+    assert "subgroups, image quality" not in page and "image quality, harm" in page
+
+
+def test_a_run_that_knows_nothing_of_its_images_says_so(tmp_path: Path) -> None:
+    page = _Page(build(tmp_path / "run", cases=0, subgroups={}).report(tmp_path)[0]).text
+    assert "Nothing by which the test images could be told apart is known of them" in page
+    assert "subgroups, image quality" in page
 
 
 def test_the_page_is_real_only_when_the_images_are(tmp_path: Path) -> None:

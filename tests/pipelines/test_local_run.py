@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SOURCES = ("scratch", "imagenet", "in_domain")
 BACKBONES = ("b1", "b2", "b3")
 EXPECTED = Counter(
-    ["preprocess", "stress 9 3", "evaluate", "explain 9 3", "register 9 None"]
+    ["preprocess", "stress 9 3", "evaluate", "explain 9 3", "external 9 3", "register 9 None"]
     + [f"finetune {s} {b}" for s in SOURCES for b in BACKBONES]
     + [f"pretrain {b}" for b in BACKBONES]
     + [f"extract {s} 3" for s in SOURCES]
@@ -64,14 +64,17 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     assert stdout.splitlines()[-1] == str(out / "report.html")
     assert "No source is better than another." in stdout
     assert "selected by validation: imagenet/fused/seed0, AUROC 0.800 (0.700 to 0.900)" in stdout
-    assert "stated budget 3 minutes" in stderr and "27/27 report" in stderr
+    assert "stated budget 3 minutes" in stderr and "28/28 report" in stderr
     top = {"report.html", "data_report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
-    top |= {"splits.csv", "evaluation", "explanations", "bundle", "logs", "pretrained"}
+    top |= {"splits.csv", "evaluation", "explanations", "bundle", "logs", "pretrained", "models", "classifiers"}
     assert {p.name for p in out.iterdir()} == top
     assert sorted(p.name for p in (out / "pretrained").iterdir()) == list(BACKBONES)
+    made = sorted(p.relative_to(out).as_posix() for name in ("models", "classifiers") for p in (out / name).glob("*"))
+    assert made == [f"{name}/{source}" for name in ("classifiers", "models") for source in sorted(SOURCES)]
+    assert sorted(p.name for p in (out / "models" / "imagenet").iterdir()) == list(BACKBONES)
 
     run = json.loads((out / "run.json").read_text())
-    assert len(run["tasks"]) == 27 and len({task["task"] for task in run["tasks"]}) == 27
+    assert len(run["tasks"]) == 28 and len({task["task"] for task in run["tasks"]}) == 28
     assert all(task["seconds"] >= task["start_up_seconds"] > 0 and task["peak_mib"] > 5 for task in run["tasks"])
     assert run["peak_mib"] > max(task["peak_mib"] for task in run["tasks"])  # two tasks at once, and who watches them
     cost = run["orchestration"]
@@ -86,10 +89,16 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
 def test_mappings_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
     """kfp.local hands a mapping on whole, and only outside of other mappings; quotes and numbers stay as they are."""
     table = {"table": "labels.csv", "file": "path", "label": 'say "what"', "positive": ["1", "it's"], "negative": ["0"]}
-    rows = ['path,"say ""what"""', "normal/a.png,0", "abnormal/b.png,1"]
+    table["attributes"] = {"sex": "s"}
+    rows = ['path,"say ""what""",s', "normal/a.png,0,F", "abnormal/b.png,1,M"]
     (fake_run.data_root / "T" / "labels.csv").write_text("\n".join(rows))
     layout = ["--set", "target_layout=table", "--set", f"target_table={json.dumps(table)}"]
     policies = ["--set", "on_problem={truncated: fail, colour: skip}"]
+    for name in ("normal", "abnormal"):
+        (fake_run.data_root / "E" / name).mkdir(parents=True)
+        (fake_run.data_root / "E" / name / "a.png").write_bytes(b"not looked at")
+    asked = {"layout": "class_folders", "path": "E", "part": "E"}
+    policies += ["--set", f"external={json.dumps(asked)}"]
     temporary = fake_run.folder / "temporary"
     temporary.mkdir()
     code, _, stderr = fake_run(*layout, *policies, "--set", "backbones=[b1]", TMPDIR=str(temporary))
@@ -97,6 +106,8 @@ def test_mappings_reach_their_tasks_as_written(fake_run: FakeRun) -> None:
     assert not list(temporary.iterdir())  # kfp.local leaves a folder for every task where TMPDIR says
     mappings = f"{sorted(table.items())} [('colour', 'skip'), ('truncated', 'fail')]"
     assert fake_run.calls[0] == f"preprocess {mappings}"
+    assert f"external 3 3 {sorted(asked.items())}" in fake_run.calls
+    assert (fake_run.out / "external" / "external.html").is_file()
     assert fake_run.calls[-1] == f"report 3 1 ['b1'] 7 0.0005 {mappings}"
 
 
@@ -130,7 +141,7 @@ def test_killed_run_goes_on_after_the_last_finished_task(
     assert {call for call, count in counts.items() if count > 1} <= again
     assert counts[hung] == 2
     run = json.loads((fake_run.out / "run.json").read_text())
-    assert run["resumed"] and len(run["tasks"]) == 27
+    assert run["resumed"] and len(run["tasks"]) == 28
     earlier = [task for task in run["tasks"] if task["started"] < run["started"]]
     assert earlier and run["wall_seconds"] > run["orchestration"]["wall_seconds"] + max(t["seconds"] for t in earlier)
     assert not (fake_run.out / ".work").exists()
@@ -197,6 +208,9 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
     [
         (["--set", "sead=1"], "unknown key 'sead'; did you mean seed"),
         (["--set", "seed=-1"], "seed"),
+        (["--set", "external={path: E}"], "external: data set: layout: Field required"),
+        (["--set", "external={layout: class_folders, path: S, part: foot}"], "external part 'foot' is not in S"),
+        (["--set", "external={layout: class_folders, path: E, part: E}"], "no folder 'E', where the class_folders"),
         (["--set", "seed"], "expected key=value"),
         (["--set", "target_layout=fracatlass"], "fracatlas"),
         (["--set", "target_path=../T"], "T"),

@@ -29,6 +29,7 @@ def row(i: int, **other: Any) -> dict[str, Any]:
         "source_file": f"d/{i}.png",
         "sha256": "0" * 64,
         "flags": ["colour"] if i % 2 else [],
+        "attributes": ["sex=male"] if i % 3 else [],
         "width": 20,
         "height": 30,
         "shown": [0, 0, 20, 30],
@@ -54,7 +55,8 @@ def test_a_store_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert list(table.columns) == store.SCHEMA.names
     assert table["patient_id"].isna().all()
     assert [[list(box) for box in boxes] for boxes in table["boxes"]] == [own["boxes"] for own in rows]
-    assert [list(flags) for flags in table["flags"]] == [own["flags"] for own in rows]
+    for name in ("flags", "attributes"):
+        assert [list(its) for its in table[name]] == [own[name] for own in rows]
     assert opened.rows("train", "test").tolist() == [0, 2, 3, 5, 6, 8]
     assert opened.rows("validation").tolist() == [1, 4, 7]
     with pytest.raises(ValueError, match="unknown split 'valid'"):

@@ -266,6 +266,12 @@ def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:
     assert f"false alarms on the test images: {alarms['unfit']} of {alarms['images']}, " in card
     for needed in ("Not a medical device", "synthetic images", "AUROC", "shortcut/grey_level_histogram", "## Limits"):
         assert needed in card
+    store = Store.open(chain.target_store)
+    test = store.manifest.iloc[store.rows("test")]
+    for sex in ("female", "male"):
+        its = test[[f"sex={sex}" in own for own in test["attributes"]]]
+        assert f"\n| sex: {sex} | {len(its)} | {its['label'].sum()} | " in card
+        assert f"sex {sex} {store.content['attributes'][f'sex={sex}']}" in card
 
 
 def test_what_was_changed_since_it_was_evaluated_is_not_registered(chain: Chain, tmp_path: Path) -> None:

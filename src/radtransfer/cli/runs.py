@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from radtransfer import __version__
-from radtransfer.cli.options import DataRoot, Out, Seed
+from radtransfer.cli.options import DataRoot, Out, Seed, Threads
 from radtransfer.errors import RadtransferError
 
 Config = Annotated[Path, typer.Option(help="YAML file; see configs/.")]
@@ -129,6 +129,39 @@ def compare(
     page = write(comparison, out)
     show(comparison.model_dump(mode="json"))
     print(page)
+
+
+@app.command()
+def external(
+    run: Annotated[Path, typer.Option(help="Output folder of `run`.")],
+    data_root: DataRoot,
+    layout: Annotated[str, typer.Option(help="Layout of the data set to test on; see `datasets list`.")],
+    path: Annotated[str, typer.Option(help="Its folder, relative to the data root, where the run's data lie too.")],
+    part: Annotated[str, typer.Option(help="Body part (or class pair) of it.")],
+    out: Out,
+    table: Annotated[
+        str | None, typer.Option(help="For the layout `table`: {table: labels.csv, file: COLUMN, ...}, as in configs.")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option(min=100, help="Bootstrap replicates behind every interval.")] = 2000,
+    seed: Seed = 0,
+    threads: Threads = 2,
+) -> None:
+    """Test a finished run, as it is, on labelled images that it has never seen: another data set or body part.
+
+    All sources' choices score them at their thresholds. What is like an image of the run, or of its patients, is left
+    out.
+    """
+    from radtransfer.artifacts import read_json
+    from radtransfer.config import ExternalSet, mapping
+    from radtransfer.evaluation.external import Run, score_unseen
+    from radtransfer.evaluation.external_page import show
+
+    named = {"layout": layout, "path": path, "part": part, "table": mapping(table or "{}", "--table")}
+    asked = ExternalSet.of(named, "external")
+    given = {"bootstrap": bootstrap, "seed": seed, "threads": threads}
+    score_unseen(Run.open(run), data_root=data_root, asked=asked, out=out, **given)
+    show(read_json(out / "metrics.json"))
+    print(out / "external.html")
 
 
 @app.command(name="compile")

@@ -1,17 +1,19 @@
 """FracAtlas: musculoskeletal radiographs, fractured or not.
 
 Abedeen et al., Scientific Data 10 (2023), doi 10.1038/s41597-023-02432-4. ``images/{Fractured,Non_fractured}`` is the
-truth; ``dataset.csv`` gives body parts and flags; ``Annotations/YOLO`` gives fracture boxes. There are no patient ids.
+truth; ``dataset.csv`` gives body parts, views and flags; ``Annotations/YOLO`` fracture boxes. There are no patient ids.
 """
 
 from __future__ import annotations
 
+from radtransfer.attributes import attributes
 from radtransfer.datasets.records import Dataset, Folder, Record
 from radtransfer.datasets.rows import read_rows
 from radtransfer.datasets.yolo import yolo_boxes
 
 PARTS = ("hand", "leg", "hip", "shoulder")
-FLAGS = ("mixed", "hardware", "multiscan", "frontal", "lateral", "oblique")
+FLAGS = {"hardware": "hardware", "mixed": "several_parts", "multiscan": "several_scans"}
+VIEWS = ("frontal", "lateral", "oblique")
 CLASSES = {"Non_fractured": 0, "Fractured": 1}
 
 
@@ -22,7 +24,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
         RadtransferError: the CSV or a class folder is missing, or the CSV has other columns than published.
     """
     del part
-    columns = ("image_id", "fractured", *PARTS, *FLAGS)
+    columns = ("image_id", "fractured", *PARTS, *FLAGS, *VIEWS)
     table = {row.cells["image_id"]: row.cells for row in read_rows(folder.need("dataset.csv", "fracatlas"), columns)}
     records, rejected, conflicts = [], [], []
     for name, label in CLASSES.items():
@@ -35,10 +37,11 @@ def read(folder: Folder, part: str | None) -> Dataset:
                 continue
             if row["fractured"] != str(label):
                 conflicts.append(file)
-            flags = tuple(flag for flag in FLAGS if row[flag] == "1")
+            known = {attribute: row[flag] for flag, attribute in FLAGS.items()}
+            known["view"] = "+".join(view for view in VIEWS if row[view] == "1")
             annotation = folder.path / "Annotations" / "YOLO" / f"{path.stem}.txt"
             boxes = yolo_boxes(annotation) if label and annotation.is_file() else ()
-            records.append(Record(file, label, parts, boxes=boxes, flags=flags))
+            records.append(Record(file, label, parts, boxes=boxes, attributes=attributes(known)))
     notes = ["no patient ids: split by duplicates and near duplicates, not by patient"]
     if conflicts:
         names = sorted(file.rpartition("/")[2] for file in conflicts)

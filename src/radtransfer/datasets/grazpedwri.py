@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+from radtransfer.attributes import attributes
 from radtransfer.datasets.pseudonym import Pseudonyms
 from radtransfer.datasets.records import Box, Dataset, Folder, Record
 from radtransfer.datasets.rows import read_rows
@@ -22,8 +23,8 @@ FRACTURE = 3
 """Number of the class ``fracture`` in the YOLO files; the others are no fractures (metal, text, soft tissue, ...)."""
 FLAGS = {"cast": "cast", "metal": "hardware", "osteopenia": "osteopenia", "diagnosis_uncertain": "diagnosis_uncertain"}
 PROJECTIONS = {"1": "frontal", "2": "lateral", "3": "oblique"}
-SIDES = {"L": "left", "R": "right"}
-COLUMNS = ("filestem", "patient_id", "study_number", "fracture_visible", "projection", "laterality", *FLAGS)
+TEXTS = {"laterality": "side", "gender": "sex", "age": "age", "device_manufacturer": "manufacturer"}
+COLUMNS = ("filestem", "patient_id", "study_number", "fracture_visible", "projection", *TEXTS, *FLAGS)
 _TRUTH = {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1}
 
 
@@ -92,8 +93,8 @@ def _unfit(rows: list[dict[str, str]], images: int) -> str | None:
 
 def _record(file: str, row: dict[str, str], fractures: tuple[Box, ...], pseudonyms: Pseudonyms) -> Record:
     label = _TRUTH[row["fracture_visible"]]
-    flags = [flag for column, flag in FLAGS.items() if _TRUTH.get(row[column])]
-    seen = (PROJECTIONS.get(row["projection"]), SIDES.get(row["laterality"]))
+    known = {name: "yes" if _TRUTH.get(row[column]) else "no" for column, name in FLAGS.items()}
+    known |= {name: row[column] for column, name in TEXTS.items()} | {"view": PROJECTIONS.get(row["projection"], "")}
     return Record(
         file,
         label,
@@ -101,5 +102,5 @@ def _record(file: str, row: dict[str, str], fractures: tuple[Box, ...], pseudony
         patient_id=pseudonyms.of(row["patient_id"]),
         study_id=pseudonyms.of(f"{row['patient_id']}/{row['study_number']}"),
         boxes=fractures if label else (),
-        flags=(*flags, *(flag for flag in seen if flag)),
+        attributes=attributes(known),
     )

@@ -30,7 +30,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
         for path in folder.images(name):
             parts = tuple(pair for pair, kinds in PAIRS.items() if kind in kinds)
             if kind in wanted:
-                records.append(Record(folder.file(path), label, parts, flags=(kind,)))
+                records.append(Record(folder.file(path), label, parts))
     classes = PAIRS.get(part or "", ("normal", "abnormal"))
     notes = [
         "no case ids: slices of one case are found by their likeness, and some may be missed",

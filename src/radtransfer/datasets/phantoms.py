@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, zoom
 
 from radtransfer.artifacts import staged
+from radtransfer.attributes import attributes
 from radtransfer.datasets.records import Box, Dataset, Folder, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import track
@@ -26,7 +27,7 @@ from radtransfer.progress import track
 Map = npt.NDArray[np.float32]
 PARTS = ("forearm", "hand", "humerus", "knee")
 TABLE = "phantoms.csv"
-COLUMNS = ("file", "part", "patient", "study", "label", "boxes")
+COLUMNS = ("file", "part", "patient", "study", "sex", "age", "label", "boxes")
 CLASSES = ("normal", "fractured")
 PREVALENCE = 0.45
 _Case = tuple[str, str, int, bool, tuple[int, ...]]
@@ -55,7 +56,11 @@ def read(folder: Folder, part: str | None) -> Dataset:
                 boxes = tuple(_box(text) for text in row["boxes"].split(";") if text)
             except ValueError:
                 raise RadtransferError(f"{path}, line {number}: not a row of make_phantoms; make them again") from None
-            records.append(Record(folder.file(image), label, (row["part"],), row["patient"], row["study"], boxes=boxes))
+            known = attributes({name: row[name] for name in ("sex", "age")})
+            file = folder.file(image)
+            records.append(
+                Record(file, label, (row["part"],), row["patient"], row["study"], boxes=boxes, attributes=known)
+            )
     records.sort(key=lambda record: record.file)
     rejected = [(folder.file(image), f"not in {TABLE}") for image in there.values()]
     notes = ["synthetic images: results say nothing about patients"]
@@ -73,7 +78,8 @@ def make_phantoms(
     """Draw a data set: ``<part>/<patient>_<k>.png`` and the table ``phantoms.csv``.
 
     A patient has one to three images of one part, all with the same bones, in different poses, and all fractured or
-    none (45 % of patients are). The same arguments give the same bytes.
+    none (45 % of patients are); sex and age are made up, and nothing depends on them. The same arguments give the
+    same bytes.
 
     Args:
         out: folder to make; it must not exist or be empty.
@@ -106,7 +112,9 @@ def _draw_all(out: Path, parts: Sequence[str], work: list[_Case], difficulty: fl
         file = f"{part}/{patient}_{k}.png"
         Image.fromarray(pixels).save(out / file, compress_level=1)
         text = ";".join(" ".join(f"{edge:.5f}" for edge in box) for box in boxes)
-        rows.append((file, part, patient, f"{patient}-s1", CLASSES[fractured], text))
+        made_up = np.random.default_rng((*case_seed, 4))
+        sex, age = str(made_up.choice(["F", "M"])), int(made_up.integers(18, 90))
+        rows.append((file, part, patient, f"{patient}-s1", sex, age, CLASSES[fractured], text))
     with (out / TABLE).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)

@@ -41,7 +41,7 @@ class Record:
         official: "test" if the publisher keeps this image for testing, "train" if the publisher trains on it, None
             where the data set has no official split.
         boxes: findings as (x0, y0, x1, y1), shares of width and height of the upright image.
-        flags: what the data set says about the image, e.g. ``hardware``.
+        attributes: what the data set says of the image, ``name=value`` each, see :mod:`radtransfer.attributes`.
     """
 
     file: str
@@ -51,7 +51,7 @@ class Record:
     study_id: str | None = None
     official: str | None = None
     boxes: tuple[Box, ...] = ()
-    flags: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ The one candidate that counts is selected by validation AUROC before a test labe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from radtransfer import artifacts
-from radtransfer.evaluation import entries, levels, metrics, schema, verdict
+from radtransfer.evaluation import entries, levels, metrics, schema, subgroups, verdict
 from radtransfer.evaluation.bands import curves as bands
 from radtransfer.evaluation.compare import Comparison, compare
 from radtransfer.evaluation.entries import Entry
-from radtransfer.evaluation.intervals import Measured, measure
+from radtransfer.evaluation.intervals import Interval, Measured, measure
 from radtransfer.evaluation.levels import Level
+from radtransfer.evaluation.metrics import Metric
 from radtransfer.evaluation.shortcuts import shortcuts
 from radtransfer.fusion.threshold import Rule
 from radtransfer.preprocess.store import Store
@@ -42,7 +43,8 @@ def evaluate(
 
     Levels: ``image``, and ``study`` where every test image has a study id: once the mean, once the highest score of a
     study's images, at the same threshold; a study is positive when one of its images is. Rows of changed images have
-    the name of the change as ``corruption``.
+    the name of the change as ``corruption``. The selected and the fused choices have a row for each subgroup of the
+    test images too, see :mod:`radtransfer.evaluation.subgroups`.
 
     Comparisons are made on images, with the resamples that the intervals use, and corrected by Holm within each family:
 
@@ -93,7 +95,8 @@ def evaluate(
             row_id = entry.id + level.suffix
             labels, scores = metrics.check(level.labels, level.scores(entry.scores), row_id)
             measured[row_id] = measure(labels, scores, entry.threshold, level.resamples, prevalence or None)
-            rows.append(_row(row_id, entry, run_seed, level, row_id == selected, measured[row_id], store))
+            intervals = measured[row_id].intervals
+            rows.append(_row(row_id, entry, run_seed, level, row_id == selected, intervals, store))
             if level.corruption != "none":
                 continue
             curves[row_id] = {
@@ -103,8 +106,11 @@ def evaluate(
                 "threshold": entry.threshold,
             }
             if row_id in drawn:
-                found = bands(labels, scores, level.resamples.weights)
-                curves[row_id]["bands"] = {name: curve._asdict() for name, curve in found.items()}
+                around = bands(labels, scores, level.resamples.weights)
+                curves[row_id]["bands"] = {name: curve._asdict() for name, curve in around.items()}
+        chosen = [one for one in measurable if one.id in drawn - {verdict.HISTOGRAM}]
+        for level, entry, intervals in subgroups.measured(test, chosen, bootstrap, seed, prevalence or None):
+            rows.append(_row(entry.id + level.suffix, entry, run_seed, level, False, intervals, store))
 
     few, _ = verdict.fewest(counted[0].labels, counted[0].groups)
     within = verdict.within(selected, choices, measured)
@@ -143,21 +149,30 @@ def evaluate(
 
 
 def _row(
-    row_id: str, entry: Entry, seed: int, level: Level, selected: bool, measured: Measured, store: Store
+    row_id: str,
+    entry: Entry,
+    seed: int,
+    level: Level,
+    selected: bool,
+    intervals: Mapping[Metric, Interval],
+    store: Store,
 ) -> schema.Row:
-    values = {name: schema.IntervalEntry(**one._asdict()) for name, one in measured.intervals.items()}
+    values = {str(name): schema.IntervalEntry(**one._asdict()) for name, one in intervals.items()}
     described = {
         "id": row_id,
         "tl_source": entry.tl_source,
         "features": entry.features,
         "classifier": entry.classifier,
         "seed": seed,
+        "subgroup": level.subgroup,
         "corruption": level.corruption,
         "label_fraction": store.content.get("label_fraction", 1.0),
         "level": level.name,
         "pooling": level.pooling,
         "selected": selected,
         "n": len(level.labels),
+        "positives": int(level.labels.sum()),
+        "rarer_groups": verdict.fewest(level.labels, level.groups)[0],
     }
     return schema.Row.model_validate(described | values)
 

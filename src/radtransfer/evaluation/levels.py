@@ -30,12 +30,14 @@ class Level(NamedTuple):
 
     pooling: Literal["none", "mean", "max"] = "none"
     corruption: str = "none"
+    subgroup: str = "all"
 
     @property
     def suffix(self) -> str:
         """What a row's id ends with."""
         changed = "" if self.corruption == "none" else f"/{self.corruption}"
-        return {"none": "", "mean": "/study", "max": "/study-max"}[self.pooling] + changed
+        of = "" if self.subgroup == "all" else f"/{self.subgroup}"
+        return {"none": "", "mean": "/study", "max": "/study-max"}[self.pooling] + changed + of
 
     def scores(self, per_image: Floats) -> Floats:
         """Mean, or highest, score per unit."""

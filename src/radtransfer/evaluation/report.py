@@ -17,6 +17,7 @@ from radtransfer.evaluation import report_text as text
 from radtransfer.evaluation.charts import Axis, number
 from radtransfer.evaluation.literature import published
 from radtransfer.evaluation.report_run import Run, open_run
+from radtransfer.evaluation.verdict import FEW, TOO_FEW
 from radtransfer.pages import plain
 
 
@@ -69,6 +70,7 @@ def render(run: Run) -> str:
         "model_name": text.model_name,
         "particulars": text.particulars,
     }
+    environment.filters["groupby_attribute"] = text.by_attribute
     environment.tests["shown"] = text.shown
     auroc = [row["auroc"][end] for row in run.rows.values() for end in ("low", "value", "high")]
     drawn = [row for row in run.metrics["comparisons"] if row["metric"] == "auroc"]
@@ -86,6 +88,8 @@ def render(run: Run) -> str:
         contrast=lambda row: text.contrast(run, row),
         auroc_axis=Axis.covering(auroc, include=(0.5, 1.0)),
         offset_axis=Axis.around_zero(offsets),
+        few=FEW,
+        too_few=TOO_FEW,
         unit_axis=Axis(0, 1, 0.25, 2),
         chosen=chosen,
         families=sorted({row["family"] for row in run.metrics["comparisons"]}, key=list(text.FAMILY_NAMES).index),

@@ -62,6 +62,21 @@ class Run:
         return [row for row in rows if all(row[key] == value for key, value in usual.items())]
 
     @cached_property
+    def whole(self) -> list[Row]:
+        """Rows of all test images or studies, changed or not."""
+        return [row for row in self.rows.values() if row.get("subgroup", "all") == "all"]
+
+    @cached_property
+    def subgroups(self) -> dict[str, dict[str, Row]]:
+        """Of each subgroup of the test images the rows of the choices that were measured on it, by the id of these."""
+        found: dict[str, dict[str, Row]] = {}
+        for row in self.rows.values():
+            subgroup = row.get("subgroup", "all")
+            if subgroup != "all":
+                found.setdefault(subgroup, {})[row["id"].removesuffix(f"/{subgroup}")] = row
+        return found
+
+    @cached_property
     def artifacts(self) -> list[tuple[str, Artifact]]:
         """Every artifact with a name for the reader."""
         return [

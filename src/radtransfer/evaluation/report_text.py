@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from radtransfer.evaluation.charts import number
 from radtransfer.evaluation.compare import at_floor
 from radtransfer.evaluation.report_run import Row, Run
@@ -129,6 +131,15 @@ def particulars(row: Row) -> str:
     """What sets a row apart from the ordinary test of the whole test set; empty if nothing does."""
     seen = [f"{key.replace('_', ' ')} {row[key]}" for key, usual in _USUAL if row.get(key, usual) != usual]
     return ", ".join(seen)
+
+
+def by_attribute(subgroups: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each attribute with its subgroups: their names (``view=frontal``) and values (``frontal``)."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in subgroups:
+        attribute, _, value = name.partition("=")
+        found.setdefault(attribute, []).append((name, value))
+    return list(found.items())
 
 
 def contrast(run: Run, row: Row) -> str:

@@ -59,6 +59,8 @@ class _Described(_Strict):
     )
     selected: bool
     n: int = Field(ge=1)
+    positives: int = Field(ge=0, description="of the n")
+    rarer_groups: int = Field(ge=0, description="leakage groups that hold the class that fewer groups hold")
 
 
 class Row(_Measures, _Described):  # the fields of the last base come first
@@ -120,6 +122,20 @@ class MetricsFile(_Strict):
         if unknown:
             raise ValueError(f"comparisons: no row {sorted(unknown)[0]}")
         return self
+
+
+class ExternalFile(MetricsFile):
+    """``metrics.json`` of an **external**: a run's choices on images that it has never seen."""
+
+    name: str = Field(description="what the rows call the images: subgroup external=NAME")
+    run: str = Field(description="name of the run's folder")
+    run_target: str
+    evaluation: str = Field(description="digest of the run's evaluation")
+    left_out: dict[str, int] = Field(description="files that are not among the images, by problem; leak: seen before")
+    bootstrap: int
+    seed: int
+    home: Sequence[Row] = Field(description="the same choices on the run's own test images, in the order of results")
+    warnings: Sequence[str]
 
 
 class ChosenEntry(_Strict):

@@ -74,7 +74,7 @@ def explain(
     store = Store.open(target_store)
     judged = artifacts.read(evaluation, "evaluation")
     choices: dict[str, dict[str, str]] = judged.content["choices"]
-    given = sources(store.artifact, classifiers, models, choices)
+    given = sources(store.artifact.digest, classifiers, models, choices)
     scores = pd.read_parquet(evaluation / "test_scores.parquet").set_index("image_id")
     selected: str = judged.content["selected"]
     explained = {tl_source: choices[tl_source]["overall"] for tl_source in given}

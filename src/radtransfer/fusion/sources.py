@@ -60,12 +60,12 @@ class Source:
 
 
 def sources(
-    store: Artifact, classifiers: Sequence[Path], models: Sequence[Path], wanted: Iterable[str] = ()
+    store_digest: str, classifiers: Sequence[Path], models: Sequence[Path], wanted: Iterable[str] = ()
 ) -> dict[str, Source]:
     """Open them.
 
     Args:
-        store: the target's image store, on which all of it was made.
+        store_digest: of the target's image store, on which all of it was made.
         classifiers: one artifact per TL source, in any order.
         models: the fine-tuned models, in any order.
         wanted: TL sources that must be there; empty: those of the classifiers.
@@ -85,8 +85,8 @@ def sources(
         if name not in fitted:
             raise RadtransferError(f"the classifiers of TL source {name!r} are missing; hand them over")
         artifact = fitted[name]
-        if artifact.content["store_digest"] != store.digest:
-            raise RadtransferError(f"{artifact.path}: fitted on another image store than {store.path}")
+        if artifact.content["store_digest"] != store_digest:
+            raise RadtransferError(f"{artifact.path}: fitted on another image store than the one of this run")
         own: dict[str, Artifact] = {}
         for block in artifact.content["blocks"]:
             backbone = block["backbone"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from radtransfer.attributes import order
 from radtransfer.datasets import published
 from radtransfer.preprocess.ingest import Levels
 from radtransfer.preprocess.selection import Side
@@ -39,6 +40,7 @@ def describe(side: Side, rows: list[dict[str, Any]], levels: list[Levels], size:
             notes.append(f"{mixed} leakage groups hold images of both classes")
     counts = Counter((row["split"], row["label_name"]) for row in rows)
     parts = Counter((row["body_part"], row["label_name"]) for row in rows)
+    known = Counter(one for row in rows for one in row["attributes"])
     return {
         "name": dataset.name,
         "layout": dataset.layout,
@@ -57,6 +59,7 @@ def describe(side: Side, rows: list[dict[str, Any]], levels: list[Levels], size:
             part: {name: parts[part, name] for name in dataset.classes} for part in sorted({part for part, _ in parts})
         },
         "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
+        "attributes": {one: known[one] for one in sorted(known, key=order)},
         "grey_levels": {
             name: _quantiles([its for its, row in zip(levels, rows, strict=True) if row["label_name"] == name])
             for name in dataset.classes

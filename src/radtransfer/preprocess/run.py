@@ -34,7 +34,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class _Image:
+class Image:
     """A decoded image, waiting in the scratch."""
 
     place: Place
@@ -159,9 +159,9 @@ def preprocess(
             )
             for side, out in zip(sides, (target_out, source_out), strict=True)
         }
-        images, descriptors = _decoded(place.root, sides, scratch, window, crop_border, chosen)
+        images, descriptors = decode_all(place.root, sides, scratch, window, crop_border, chosen)
         _stop_at(chosen, sides)
-        names, pairs = _group_names(images, descriptors, scratch)
+        names, pairs = group_names(images, descriptors, scratch)
         kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
         dealt = {}
         for side in sides:
@@ -176,7 +176,8 @@ def preprocess(
             mine, (folder, content) = kept[side.role], folders[side.role]
             own = set(mine)
             rows = written[side.role] = [
-                _row(images[i], side, names[i], splits[side.role][names[i]]) | {DEALT_TO: dealt[side.role][names[i]]}
+                manifest_row(images[i], side, names[i], splits[side.role][names[i]])
+                | {DEALT_TO: dealt[side.role][names[i]]}
                 for i in mine
             ]
             lost = sum(len(images[i].record.boxes) for i in mine) - sum(len(row["boxes"]) for row in rows)
@@ -194,7 +195,7 @@ def preprocess(
         write_splits(folders["target"][0], written)
 
 
-def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Iterable[_Image] = ()) -> None:
+def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Iterable[Image] = ()) -> None:
     """See that nothing was found so far whose policy is ``fail``.
 
     Raises:
@@ -219,15 +220,16 @@ def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Itera
             )
 
 
-def _decoded(
+def decode_all(
     data_root: Path,
-    sides: tuple[Side, Side],
+    sides: Sequence[Side],
     scratch: Scratch,
     window: Window | None,
     crop_border: bool,
     chosen: Mapping[str, Policy],
-) -> tuple[list[_Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
-    images: list[_Image] = []
+) -> tuple[list[Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
+    """All images of the sides that can be decoded, and their descriptors [N, 2304]; others join the rejected."""
+    images: list[Image] = []
     descriptors = []
     work = [(side, record) for side in sides for record in side.records]
     paths = [Path(data_root) / record.file for _, record in work]
@@ -237,14 +239,14 @@ def _decoded(
             side.rejected.append(Rejected(record.file, got.problem, got.reason))
             continue
         conflict = ("label_conflict",) if record.file in side.dataset.conflicts else ()
-        flags = (*record.flags, *conflict, *got.flags)
+        flags = (*conflict, *got.flags)
         unwanted = next((flag for flag in flags if chosen.get(flag) == "skip"), None)
         if unwanted:
             side.rejected.append(Rejected(record.file, unwanted, PROBLEMS[unwanted].what))
             continue
         descriptors.append(got.descriptor)
         digests = got.sha256, got.pixel_sha256
-        images.append(_Image(got.place, record, side.role, side.dataset, *digests, got.box, flags, got.levels))
+        images.append(Image(got.place, record, side.role, side.dataset, *digests, got.box, flags, got.levels))
     return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
 
 
@@ -259,8 +261,8 @@ class _Chosen:
         return self.scratch.thumbnail(self.places[position])
 
 
-def _group_names(
-    images: list[_Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], scratch: Scratch
+def group_names(
+    images: list[Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], scratch: Scratch
 ) -> tuple[list[str], list[tuple[int, int]]]:
     """Name of each image's leakage group, and the pairs of near duplicates."""
     pairs: list[tuple[int, int]] = []
@@ -302,7 +304,7 @@ def _shared(group: str, target_files: dict[str, str]) -> str | None:
     return f"{shared} the target image {target_files[group]}"
 
 
-def _was(image: _Image, inherited: Inherited) -> set[str]:
+def _was(image: Image, inherited: Inherited) -> set[str]:
     """The splits that an image of this role was in; a former source image of the target trained, wherever it was."""
     its = inherited.splits(image.role, image.name, image.sha256)
     if image.role == "target" and not its and inherited.splits("source", image.name, image.sha256):
@@ -310,7 +312,7 @@ def _was(image: _Image, inherited: Inherited) -> set[str]:
     return its
 
 
-def _mark_unlike(images: list[_Image], pairs: list[tuple[int, int]]) -> set[int]:
+def _mark_unlike(images: list[Image], pairs: list[tuple[int, int]]) -> set[int]:
     """Flag the images that have a duplicate or near duplicate of the other class; returns their positions."""
     same: dict[str, int] = {}
     exact = [(same.setdefault(image.pixel_sha256, i), i) for i, image in enumerate(images)]
@@ -326,7 +328,7 @@ def _mark_unlike(images: list[_Image], pairs: list[tuple[int, int]]) -> set[int]
 
 
 def _kept(
-    images: list[_Image],
+    images: list[Image],
     sides: tuple[Side, Side],
     names: list[str],
     unlike: set[int],
@@ -348,7 +350,7 @@ def _kept(
 
 
 def _leave_out(
-    positions: list[int], images: list[_Image], side: Side, problem: str, reasons: Mapping[int, str | None]
+    positions: list[int], images: list[Image], side: Side, problem: str, reasons: Mapping[int, str | None]
 ) -> list[int]:
     """Those without a reason to be left out; the others are listed with it."""
     side.rejected += [Rejected(images[i].record.file, problem, why) for i in positions if (why := reasons.get(i))]
@@ -358,7 +360,7 @@ def _leave_out(
 def _split(
     side: Side,
     positions: list[int],
-    images: list[_Image],
+    images: list[Image],
     names: list[str],
     inherited: Inherited,
     test_fraction: float,
@@ -420,7 +422,7 @@ def _split(
 def _budgeted(
     side: Side,
     positions: list[int],
-    images: list[_Image],
+    images: list[Image],
     names: list[str],
     dealt: Mapping[str, Splits],
     fraction: float,
@@ -456,7 +458,8 @@ def _inheritance(inherited: Inherited, was: Mapping[int, set[str]], before: Mapp
     return notes
 
 
-def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
+def manifest_row(image: Image, side: Side, group: str, where: str) -> dict[str, Any]:
+    """The row of an image in the manifest of a side, by its leakage group and its split."""
     record, box = image.record, image.box
     width, height = box.width, box.height
     boxes = [box.box(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in record.boxes]
@@ -473,6 +476,7 @@ def _row(image: _Image, side: Side, group: str, where: str) -> dict[str, Any]:
         "source_file": image.name,
         "sha256": image.sha256,
         "flags": sorted(image.flags),
+        "attributes": list(record.attributes),
         "width": width,
         "height": height,
         "shown": [box.x0, box.y0, box.x1, box.y1],

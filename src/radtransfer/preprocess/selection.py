@@ -15,7 +15,7 @@ from radtransfer.problems import Rejected
 
 @dataclass
 class Side:
-    """One of the two stores in the making."""
+    """A store in the making."""
 
     role: str
     dataset: Dataset
@@ -64,11 +64,8 @@ def select(data_root: Path, target: Asked, part: str, source: Asked, parts: Sequ
     Raises:
         RadtransferError: a folder, layout, part or class is missing.
     """
-    dataset = target.read(data_root, part)
-    if part not in dataset.parts:
-        raise RadtransferError(
-            f"target part {part!r} is not in {target.path} (layout {target.layout}); {near(part, dataset.parts)}"
-        )
+    side = of_part("target", data_root, target, part)
+    dataset = side.dataset
     same = source.same(target)
     others = dataset if same else source.read(data_root)
     there = [name for name in others.parts if not (same and name == part)]
@@ -79,7 +76,6 @@ def select(data_root: Path, target: Asked, part: str, source: Asked, parts: Sequ
                 f"source part {name!r} is not to be had from {source.path} ({source.layout}); {hint}"
             )
     wanted = set(parts or there)
-    mine = [record for record in dataset.records if part in record.parts]
     free = [record for record in others.records if not (same and part in record.parts)]
     theirs = [record for record in free if wanted & set(record.parts)]
     notes = (
@@ -87,14 +83,35 @@ def select(data_root: Path, target: Asked, part: str, source: Asked, parts: Sequ
     )
     lost = [] if same else _rejected(others)
     sides = (
-        Side("target", dataset, part, mine, len(mine) + len(dataset.rejected), _rejected(dataset)),
+        side,
         Side("source", others, "+".join(sorted(wanted)), theirs, len(theirs) + len(lost), lost, notes),
     )
-    for side in sides:
-        for label, name in enumerate(side.dataset.classes):
-            if not any(record.label == label for record in side.records):
-                raise RadtransferError(f"{side.title}: class {name!r} has no images; add some or choose another part")
+    for one in sides:
+        _check_classes(one)
     return sides
+
+
+def of_part(role: str, data_root: Path, asked: Asked, part: str) -> Side:
+    """All images of one part of a data set.
+
+    Raises:
+        RadtransferError: a folder, layout, part or class is missing.
+    """
+    dataset = asked.read(data_root, part)
+    if part not in dataset.parts:
+        raise RadtransferError(
+            f"{role} part {part!r} is not in {asked.path} (layout {asked.layout}); {near(part, dataset.parts)}"
+        )
+    records = [record for record in dataset.records if part in record.parts]
+    side = Side(role, dataset, part, records, len(records) + len(dataset.rejected), _rejected(dataset))
+    _check_classes(side)
+    return side
+
+
+def _check_classes(side: Side) -> None:
+    for label, name in enumerate(side.dataset.classes):
+        if not any(record.label == label for record in side.records):
+            raise RadtransferError(f"{side.title}: class {name!r} has no images; add some or choose another part")
 
 
 def _rejected(dataset: Dataset) -> list[Rejected]:

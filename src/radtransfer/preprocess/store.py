@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         ("source_file", pa.string()),
         ("sha256", pa.string()),
         ("flags", pa.list_(pa.string())),
+        ("attributes", pa.list_(pa.string())),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("shown", pa.list_(pa.int32())),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radtransfer.evaluation.verdict import FEW, TOO_FEW
 from radtransfer.robustness import CONTROL, MASKED
 
 CHANGES = {MASKED: "annotated lesions hidden", CONTROL: "as much hidden elsewhere"}
@@ -74,6 +75,7 @@ def model_card(
             f"{split} " + ", ".join(f"{count} {name}" for name, count in classes.items())
             for split, classes in data["counts"].items()
         ),
+        *_known(data["attributes"]),
         "",
         f"## Test result ({test['images']} images, {test['groups']} groups, {test['positives']} positive)",
         "",
@@ -86,6 +88,7 @@ def model_card(
         *(f"- {one['id']}: {_number(one['auroc']['value'])} ({_interval(one['auroc'])})" for one in rivals + shortcuts),
         "",
         *_changed(bundle["row_id"], metrics["results"]),
+        *_subgroups(bundle["row_id"], metrics["results"]),
         evaluation["answer"]["text"],
         "",
         *_unfit(bundle["unfit"]),
@@ -133,12 +136,45 @@ def _changed(row_id: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["Its AUROC on changed test images:", "", *listed, ""]
 
 
+def _known(attributes: Mapping[str, int]) -> list[str]:
+    """Of how many images the data set says what."""
+    said = ", ".join(f"{name.replace('_', ' ').replace('=', ' ')} {count}" for name, count in attributes.items())
+    return [f"- known of the images: {said}"] if said else []
+
+
+def _subgroups(row_id: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the model scores in subgroups of the test images; nothing where none are known."""
+    found = [row for row in rows if row["subgroup"] != "all" and row["id"] == f"{row_id}/{row['subgroup']}"]
+    if not found:
+        return []
+    names = ("auroc", "sensitivity", "specificity")
+    listed = [
+        f"| {row['subgroup'].replace('_', ' ').replace('=', ': ')} | {row['n']} | {row['positives']} | "
+        + " | ".join(_estimate(row[name]) for name in names)
+        + " |"
+        for row in found
+    ]
+    return [
+        "In subgroups of the test images, as far as they are known; described, not tested. Undefined: a class is in "
+        f"fewer than {TOO_FEW} leakage groups. With fewer than {FEW} figures are a rough guide.",
+        "",
+        "| subgroup | images | positive | AUROC | sensitivity | specificity |",
+        "|---|---|---|---|---|---|",
+        *listed,
+        "",
+    ]
+
+
 def _fused_choices(evaluation: Mapping[str, Any]) -> list[str]:
     return [choice["fused"] for choice in evaluation["choices"].values()]
 
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
+
+
+def _estimate(metric: Mapping[str, float | None]) -> str:
+    return "undefined" if metric["value"] is None else f"{_number(metric['value'])} ({_interval(metric)})"
 
 
 def _interval(metric: Mapping[str, float | None]) -> str:

@@ -48,7 +48,7 @@ def stress(
     """
     settle(threads, seed)
     store = Store.open(target_store)
-    given = sources(store.artifact, classifiers, models)
+    given = sources(store.artifact.digest, classifiers, models)
     inputs = {"target_store": store.artifact}
     for source in given.values():
         inputs |= source.inputs

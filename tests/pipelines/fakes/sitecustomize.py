@@ -149,6 +149,12 @@ def explain(*, models, classifiers, images_per_outcome, out, **_):
     _write(out, "explanations", "explain", images=images_per_outcome)
 
 
+def external(*, external, models, classifiers, out, **_):
+    _note(f"external {len(models)} {len(classifiers)}" + (f" {sorted(external.items())}" if external else ""))
+    files = [("metrics.json", {}), ("external.html", "unseen")] if external else []
+    _write(out, "external", "external", files, name=external.get("path", ""))
+
+
 def register(*, name, models, registry, out, **_):
     _note(f"register {len(models)} {registry}")
     _write(out, "bundle", "register", name=name)
@@ -187,6 +193,7 @@ if "FAKE_CALLS" in os.environ:
         "radtransfer.robustness.stress": [stress],
         "radtransfer.evaluation.evaluate": [evaluate],
         "radtransfer.explain.run": [explain],
+        "radtransfer.evaluation.external": [external],
         "radtransfer.registry.bundle": [register],
         "radtransfer.evaluation.report": [report],
     }.items():

@@ -1,0 +1,177 @@
+"""A finished run on images that it has not seen: the same scores as predict's, no leak, the same schema."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from radtransfer import artifacts
+from radtransfer.cli import app
+from radtransfer.config import TL_SOURCES, ExternalSet
+from radtransfer.datasets.phantoms import make_phantoms
+from radtransfer.errors import RadtransferError
+from radtransfer.evaluation.external import Run, external
+from radtransfer.evaluation.schema import ExternalFile
+from radtransfer.preprocess.external import Learnt, external_store
+from radtransfer.preprocess.store import Store
+from radtransfer.registry.predict import predict
+from tests.conftest import TINY, Chain
+
+SEEN = 6
+
+
+@pytest.fixture(scope="module")
+def run(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chain's artifacts where `radtransfer run` leaves them, and beside its data a set of another site."""
+    out = tmp_path_factory.mktemp("external") / "run"
+    where = {"layout": "phantoms", "path": "phantoms"}
+    config: dict[str, Any] = {f"{side}_{key}": value for side in ("target", "source") for key, value in where.items()}
+    config |= {"name": "tiny", "target_part": "hand", "image_size": 64, "crop_border": True, "backbones": list(TINY)}
+    shutil.copytree(chain.evaluation, out / "evaluation")
+    shutil.copyfile(chain.target_store / "splits.csv", out / "splits.csv")
+    for source, fitted in zip(TL_SOURCES, chain.classifiers, strict=True):
+        shutil.copytree(fitted, out / "classifiers" / source)
+    for model in chain.models:
+        made = artifacts.read(model, "model").content
+        shutil.copytree(model, out / "models" / made["tl_source"] / made["backbone"])
+    (out / "run.json").write_text(json.dumps({"config": config}))
+
+    drawn = out.parent / "drawn"
+    make_phantoms(drawn, images_per_part=60, parts=["hand"], difficulty=0.2, size=80, seed=9)
+    with (drawn / "phantoms.csv").open() as stream:
+        rows = [(drawn / row["file"], row["label"]) for row in csv.DictReader(stream)]
+    seen = Store.open(chain.target_store).manifest.groupby("split").head(SEEN // 3)
+    rows += [(chain.data_root / one.image_id, one.label_name) for one in seen.itertuples()]
+    for number, (file, label) in enumerate(rows):
+        place = chain.data_root / "other" / {"fractured": "abnormal"}.get(label, label) / f"{number:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+    return out
+
+
+def call(chain: Chain, run: Path, out: Path, *more: str) -> Any:
+    arguments = ["--run", run, "--data-root", chain.data_root, "--layout", "class_folders", "--path", "other"]
+    arguments += ["--part", "other", "--out", out, "--bootstrap", "100", "--threads", "1", *more]
+    return CliRunner().invoke(app, ["external", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def made(chain: Chain, run: Path) -> Path:
+    out = run.parent / "out"
+    result = call(chain, run, out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == str(out / "external.html")
+    return out
+
+
+def test_what_the_run_has_seen_is_left_out(chain: Chain, made: Path) -> None:
+    """Copies of images of all three splits, under other names and in another data set."""
+    store = artifacts.read(made, "external", verify=True).content["store"]
+    assert [one["problem"] for one in store["rejected"]] == ["leak"] * SEEN
+    assert {one["file"] for one in store["rejected"]} == {
+        path.relative_to(chain.data_root).as_posix()
+        for path in (chain.data_root / "other").rglob("*.png")
+        if int(path.stem) >= 60
+    }
+    assert list(store["counts"]) == ["test"] and store["images"] == 60
+    assert (store["size"], store["crop_border"]) == (Store.open(chain.target_store).size, True)
+    read = json.loads((made / "metrics.json").read_text())
+    assert read["left_out"] == {"leak": SEEN}
+    assert sorted(path.name for path in made.iterdir()) == [
+        "external.html", "external.json", "metrics.json", "scores.parquet",
+    ]  # fmt: skip
+
+
+def test_rows_are_those_of_the_scores_at_the_thresholds_of_the_run(chain: Chain, run: Path, made: Path) -> None:
+    read = json.loads((made / "metrics.json").read_text())
+    assert ExternalFile.model_validate(read).model_dump(mode="json") == read
+    table = pd.read_parquet(made / "scores.parquet")
+    labels = table["label"].to_numpy() == 1
+    home = {row["id"]: row for row in json.loads((run / "evaluation" / "metrics.json").read_text())["results"]}
+    choices = artifacts.read(run / "evaluation", "evaluation").content["choices"]
+    ids = {one for choice in choices.values() for one in choice.values()}
+    assert {row["id"].removesuffix("/external=other-other") for row in read["results"]} == ids
+    curves = json.loads((run / "evaluation" / "curves.json").read_text())
+    for row, own in zip(read["results"], read["home"], strict=True):
+        choice = row["id"].removesuffix("/external=other-other")
+        assert own == home[choice] and row["subgroup"] == "external=other-other"
+        assert (row["n"], row["positives"]) == (60, labels.sum())
+        assert row["auroc"]["value"] == pytest.approx(roc_auc_score(labels, table[choice]))
+        called = table[choice].to_numpy() >= curves[choice]["threshold"]
+        assert row["accuracy"]["value"] == pytest.approx((called == labels).mean())
+    (selected,) = (row for row in read["results"] if row["selected"])
+    content = artifacts.read(chain.bundle, "bundle").content
+    assert selected["id"] == f"{content['row_id']}/external=other-other"
+    images = [chain.data_root / name for name in table["image_id"]]
+    predicted = [one.score for one in predict(bundle=chain.bundle, images=images, threads=1)]
+    np.testing.assert_allclose(table[content["row_id"]], predicted, atol=1e-4)
+    pairs = [(one["a"].split("/")[0], one["b"].split("/")[0]) for one in read["comparisons"]]
+    assert pairs == [("in_domain", "imagenet"), ("in_domain", "scratch"), ("imagenet", "scratch")]
+    assert {(one["family"], one["metric"]) for one in read["comparisons"]} == {("shift", "auroc")}
+
+
+def test_the_page_says_what_the_file_says(made: Path) -> None:
+    page = (made / "external.html").read_text(encoding="utf-8")
+    read = json.loads((made / "metrics.json").read_text())
+    for row in read["results"]:
+        assert f'data-id="{row["id"]}"' in page
+    assert "On 60 images that the run has not seen (other other)" in page and "Left out: 6 leak" in page
+    assert "The model is for hand; these images show other." in page
+    assert "Positive means &#39;abnormal&#39; here and &#39;fractured&#39; in the run" in page
+    assert "src=" not in page and "<script" not in page
+
+
+def test_the_step_of_a_run_gives_what_the_command_gives(chain: Chain, made: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"target_store": chain.target_store, "evaluation": chain.evaluation, "name": "tiny"}
+    given |= {"classifiers": chain.classifiers[::-1], "models": chain.models, "bootstrap": 100, "seed": 0, "threads": 1}
+    asked = {"layout": "class_folders", "path": "other", "part": "other"}
+    external(external=asked, data_root=str(chain.data_root), out=tmp_path / "asked", **given)
+    command, step = (json.loads((path / "metrics.json").read_text()) for path in (made, tmp_path / "asked"))
+    assert (command["run"], step["run"]) == ("run", "tiny")
+    assert command | {"run": "tiny"} == step
+    external(external={}, data_root="/nowhere", out=tmp_path / "none", **given)
+    assert artifacts.read(tmp_path / "none", "external").content == {"name": ""}
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["external.json"]
+
+
+def test_parts_that_the_run_pre_trained_on_are_refused(chain: Chain, run: Path, tmp_path: Path) -> None:
+    learnt = Run.open(run).learnt
+    assert replace(learnt, splits=chain.target_store / "splits.csv") == Learnt.of_store(chain.target_store)
+
+    def store_of(layout: str, path: str, part: str, learnt: Learnt = learnt) -> None:
+        asked = ExternalSet(layout=layout, path=path, part=part)
+        external_store(data_root=chain.data_root, learnt=learnt, asked=asked, out=tmp_path / "store")
+
+    with pytest.raises(RadtransferError, match=r"no image of class 'normal' is left that the run has not seen \(60 im"):
+        store_of("phantoms", "phantoms", "knee")
+    with pytest.raises(RadtransferError, match="external part 'foot' is not in phantoms"):
+        store_of("phantoms", "phantoms", "foot")
+    table = (run / "splits.csv").read_text().splitlines()
+    changed = [*table, table[1].replace(table[1].split(",")[2], "0" * 64)]
+    (tmp_path / "splits.csv").write_text("\n".join(changed))
+    with pytest.raises(RadtransferError, match=r"1 of the \d+ images of the run are not under the data root"):
+        store_of("class_folders", "other", "other", replace(learnt, splits=tmp_path / "splits.csv"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_runs_that_are_not_whole_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RadtransferError, match=r"no finished run \(no run\.json\)"):
+        Run.open(tmp_path)
+    shutil.copytree(run, tmp_path / "changed")
+    weights = next((tmp_path / "changed" / "models" / "imagenet").glob("*/weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(RadtransferError, match=r"weights\.safetensors: its sha256 is not the recorded one"):
+        Run.open(tmp_path / "changed")
+    shutil.rmtree(tmp_path / "changed" / "models")
+    with pytest.raises(RadtransferError, match="has no folders models and classifiers"):
+        Run.open(tmp_path / "changed")

@@ -15,7 +15,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from radtransfer import artifacts
-from radtransfer.evaluation import entries, levels, metrics, schema, verdict
+from radtransfer.evaluation import degradation, entries, levels, metrics, schema, verdict
 from radtransfer.evaluation.bands import curves as bands
 from radtransfer.evaluation.compare import Comparison, compare
 from radtransfer.evaluation.entries import Entry
@@ -26,6 +26,7 @@ from radtransfer.fusion.threshold import Rule
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
 from radtransfer.robustness import CONTROL, MASKED
+from radtransfer.robustness.kinds import graded
 
 
 def evaluate(
@@ -42,7 +43,8 @@ def evaluate(
 
     Levels: ``image``, and ``study`` where every test image has a study id: once the mean, once the highest score of a
     study's images, at the same threshold; a study is positive when one of its images is. Rows of changed images have
-    the name of the change as ``corruption``.
+    the name of the change as ``corruption``, e.g. ``blur-3``; the area under a degradation curve has that of the kind
+    alone, ``blur``, and the mean area over kinds :data:`radtransfer.robustness.kinds.EVERY`.
 
     Comparisons are made on images, with the resamples that the intervals use, and corrected by Holm within each family:
 
@@ -52,6 +54,8 @@ def evaluate(
     - ``shortcut``: selected candidate less each learnt shortcut; AUROC.
     - ``lesion``: selected candidate with as much hidden elsewhere less the same with the lesions hidden; AUROC, on the
       images that were changed.
+    - ``robustness``: mean areas under degradation curves, fused choices of the TL sources pairwise, and fused less
+      single choice of each; AUROC.
 
     Args:
         target_store: image store of the target.
@@ -88,7 +92,7 @@ def evaluate(
         left_out = {without for _, without in entries.blocks(sources)}
         usable = [one for one in measurable if one.id not in left_out]
         work = [(level, one) for level in counted for one in (measurable if level.name == "image" else usable)]
-        work += levels.changed(stressed, measurable, test, bootstrap, seed)
+        work += levels.changed(stressed, measurable, test, counted[0], bootstrap, seed)
         for level, entry in track(work, "evaluate", len(work)):
             row_id = entry.id + level.suffix
             labels, scores = metrics.check(level.labels, level.scores(entry.scores), row_id)
@@ -106,9 +110,17 @@ def evaluate(
                 found = bands(labels, scores, level.resamples.weights)
                 curves[row_id]["bands"] = {name: curve._asdict() for name, curve in found.items()}
 
+    kinds = degradation.kinds(stressed.content["corruptions"])
+    for entry in [entry for level, entry in work if kinds and level.corruption == graded(kinds[0], 1)]:
+        for name, area in degradation.areas(entry.id, kinds, measured).items():
+            level = counted[0]._replace(corruption=name)
+            measured[entry.id + level.suffix] = area
+            rows.append(_row(entry.id + level.suffix, entry, run_seed, level, False, area, store))
+
     few, _ = verdict.fewest(counted[0].labels, counted[0].groups)
     within = verdict.within(selected, choices, measured)
     within += [compare(fused, without, "auroc", measured, "block") for fused, without in entries.blocks(sources)]
+    within += degradation.compared(choices, measured) if kinds else []
     comparisons = verdict.judged(within, few) + _lesions(selected, work, measured)
     warnings += _warnings(store, rows, comparisons, counted[0], bootstrap)
     described = schema.MetricsFile(
@@ -138,6 +150,13 @@ def evaluate(
             "choices": choices,
             "answer": verdict.answer(choices, comparisons, measured, len(test), few, bootstrap),
             "warnings": warnings,
+            "robustness": {
+                "kinds": kinds,
+                "drops": degradation.drops(choices, measured),
+                "text": degradation.sentence(choices, comparisons, measured, kinds, bootstrap),
+            }
+            if kinds
+            else {},
             "learnt_from": {split: _count(store, split) for split in ("train", "validation")},
         }
 

@@ -18,6 +18,7 @@ from radtransfer.evaluation.charts import Axis, number
 from radtransfer.evaluation.literature import published
 from radtransfer.evaluation.report_run import Run, open_run
 from radtransfer.pages import plain
+from radtransfer.robustness.kinds import EVERY, KINDS
 
 
 def report(
@@ -93,6 +94,9 @@ def render(run: Run) -> str:
         roc=figures.roc(run),
         precision_recall=figures.precision_recall(run),
         reliability=figures.reliability(run),
+        degradation=figures.degradation(run),
+        kinds=KINDS,
+        every=EVERY,
         gallery=figures.gallery(run),
         published=published(run.target.content["layout"], run.target.content["part"]),
         histories={
@@ -115,6 +119,7 @@ def markdown(run: Run) -> str:
     lines += [
         f"**{plain(content['answer']['text'])}**",
         "",
+        *([plain(run.robustness["text"]), ""] if run.robustness else []),
         f"Test set: {test['images']} images in {test['groups']} groups, {test['positives']} "
         f"{plain(run.metrics['positive_class'])}. Intervals are 95 %.",
         "",

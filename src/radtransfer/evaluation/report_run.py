@@ -12,6 +12,7 @@ from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
+from radtransfer.robustness.kinds import of_suite
 
 Row = dict[str, Any]
 KNOWN = (*TL_SOURCES, "shortcut")
@@ -60,6 +61,16 @@ class Run:
         usual = {"level": "image", "subgroup": "all", "corruption": "none"}
         rows = [row for row in self.rows.values() if row["tl_source"] == "shortcut"]
         return [row for row in rows if all(row[key] == value for key, value in usual.items())]
+
+    @cached_property
+    def listed(self) -> list[Row]:
+        """All rows but those of graded corruptions, which have a section of their own."""
+        return [row for row in self.rows.values() if not of_suite(row["corruption"])]
+
+    @cached_property
+    def robustness(self) -> dict[str, Any]:
+        """What :mod:`radtransfer.evaluation.degradation` says; empty where no images were corrupted."""
+        return dict(self.evaluation.content.get("robustness", {}))
 
     @cached_property
     def artifacts(self) -> list[tuple[str, Artifact]]:

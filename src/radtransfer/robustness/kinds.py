@@ -53,6 +53,11 @@ def graded(kind: str, grade: int) -> str:
     return f"{kind}-{grade}"
 
 
+def of_suite(change: str) -> bool:
+    """Whether a row's ``corruption`` is one of these, graded or summed up."""
+    return change == EVERY or change.partition("-")[0] in KINDS
+
+
 def read_kinds(names: Iterable[str]) -> list[str]:
     """Kinds in the order of the table, each once.
 

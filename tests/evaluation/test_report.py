@@ -29,6 +29,7 @@ from radtransfer.evaluation.literature import Published, published
 from radtransfer.evaluation.report import report
 from radtransfer.evaluation.report_figures import histories
 from radtransfer.evaluation.schema import MetricsFile
+from radtransfer.robustness.kinds import EVERY, GRADES, graded
 
 SOURCES = ("scratch", "imagenet", "in_domain")
 BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
@@ -130,7 +131,12 @@ def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, 
 
 
 def _evaluation(
-    out: Path, target: artifacts.Artifact, positive: str, warnings: list[str], winner: str | None
+    out: Path,
+    target: artifacts.Artifact,
+    positive: str,
+    warnings: list[str],
+    winner: str | None,
+    kinds: tuple[str, ...],
 ) -> tuple[Any, Any]:
     random = np.random.default_rng(7)
     labels = np.arange(232) < 52
@@ -163,6 +169,13 @@ def _evaluation(
         }
         for source in SOURCES
     }
+    changes = [*(graded(kind, grade) for kind in kinds for grade in range(1, GRADES + 1)), *kinds, EVERY]
+    for change in changes if kinds else ():
+        for source in SOURCES:
+            for row in [one for one in rows if one["id"] in (choices[source]["fused"], choices[source]["single"])]:
+                worse = _estimate(row["auroc"]["value"] - 0.02 * int(change[-1]) if "-" in change else 0.617, 0.05)
+                rows.append(row | {"id": f"{row['id']}/{change}", "corruption": change, "auroc": worse})
+                rows[-1]["selected"] = False
     by_id = {row["id"]: row for row in rows}
 
     def compared(a: str, b: str, family: str, p: float, metric: str = "auroc") -> dict[str, Any]:
@@ -189,6 +202,9 @@ def _evaluation(
     comparisons += [compared(choices[s]["fused"], choices[s]["single"], "fusion", 0.4) for s in reversed(SOURCES)]
     learnt = ("shortcut/grey_level_histogram", "shortcut/image_metadata")
     comparisons += [compared(selected, shortcut, "shortcut", 0.0001) for shortcut in learnt]
+    pairs = [(choices[a]["fused"], choices[b]["fused"]) for a, b, _ in pairs]
+    pairs += [(choices[s]["fused"], choices[s]["single"]) for s in reversed(SOURCES)]
+    comparisons += [compared(f"{a}/{EVERY}", f"{b}/{EVERY}", "robustness", 0.02) for a, b in pairs if kinds]
     metrics = {
         "schema": 1,
         "target": "FracAtlas hand",
@@ -217,6 +233,11 @@ def _evaluation(
             },
             "warnings": warnings,
         }
+        if kinds:
+            drops = {row: _estimate(0.123, 0.04) for pair in pairs for row in pair}
+            between = [{"a": a, "b": b} | _estimate(0.0456, 0.02) for a, b in pairs]
+            content["robustness"] = {"kinds": list(kinds), "drops": {"of": drops, "between": between}}
+            content["robustness"]["text"] = "Neither is shown to be the more robust <b>."
     return metrics, content
 
 
@@ -319,11 +340,12 @@ def build(
     warnings: tuple[str, ...] = ("Only 20 positive test images (fewer than 30): intervals are a rough guide.",),
     row_id: str = "in_domain/fused/svm_rbf/seed0",
     winner: str | None = None,
+    kinds: tuple[str, ...] = (),
 ) -> Made:
     """Write all artifacts of a run below ``root``."""
     target = _store(root / "target", "target", synthetic=synthetic, positive=positive, size=size)
     _store(root / "source", "source", synthetic=synthetic, positive=positive, size=size)
-    metrics, evaluation = _evaluation(root / "evaluation", target, positive, list(warnings), winner)
+    metrics, evaluation = _evaluation(root / "evaluation", target, positive, list(warnings), winner, kinds)
     inputs = {"target_store": target, "evaluation": artifacts.read(root / "evaluation", "evaluation")}
     _explanations(root / "explanations", inputs, positive, size, cases)
     with artifacts.writing(root / "bundle", "bundle", step="register", settings={}, inputs=inputs) as (folder, content):
@@ -437,6 +459,32 @@ def test_the_headline_names_the_winner_if_there_is_one(tmp_path: Path, winner: s
     text = _Page(page).text
     assert text.index(headline) < text.index("No significant difference between")
     assert ("wins" in text) == (winner is not None)
+
+
+def test_degradation_curves_have_a_section_of_their_own(tmp_path: Path, written: tuple[Path, str, str]) -> None:
+    assert 'id="robustness"' not in written[1] and "#robustness" not in written[1] and "image quality" in written[1]
+    made = build(tmp_path / "run", cases=0, kinds=("blur", "jpeg"))
+    source, summary = made.report(tmp_path)
+    page, text = _Page(source), made.evaluation["robustness"]["text"]
+    told = [row for row in made.metrics["results"] if row["corruption"] == "none"]
+    assert sorted(page.attributes("data-id")) == sorted(row["id"] for row in told)
+    assert page.text.index(text) < page.text.index("Transfer-learning sources compared") < page.text.rindex(text)
+    assert html.escape(text) in summary and "#robustness" in page.attributes("href")
+    section = source[source.index('<section id="robustness"') :]
+    section = section[: section.index("</section>")]
+    assert re.findall(r'id="degradation-(\w+)-t"', section) == ["blur", "jpeg"]
+    assert section.count('<polygon class="band"') == section.count("<polyline") == 2 * len(SOURCES)
+    shown = _Page(section).text
+    for row in made.metrics["results"]:
+        if row["corruption"] != "none" and "head" not in row["id"]:
+            assert report_text.estimate(row["auroc"]) in shown, row["id"]
+    for row in (one for one in made.metrics["comparisons"] if one["family"] == "robustness"):
+        assert report_text.difference(row) in shown
+    assert shown.count(".123 (.08") == 6 and shown.count("+.046 (.026 to .062)") == 6
+    assert (
+        shown.count("In-domain \u2212 ImageNet, corrupted") == 1 and "fused \u2212 single network, corrupted" in shown
+    )
+    assert "contrast" not in shown.lower(), "only the kinds of the run"
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ RESOURCES: dict[str, Resources] = {
     "extract": Resources(cpu=2, memory=4),
     "fuse": Resources(cpu=1, memory=2),
     "classify": Resources(cpu=2, memory=4),
-    "stress": Resources(cpu=2, memory=4),
+    "stress": Resources(cpu=2, memory=8),
     "evaluate": Resources(cpu=2, memory=4),
     "explain": Resources(cpu=2, memory=4),
     "register": Resources(cpu=1, memory=2, retries=2, volume=True),

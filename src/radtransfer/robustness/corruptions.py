@@ -2,9 +2,9 @@
 
 So that no processor's rounding shows, grey levels are computed in whole numbers, random ones come from the raw bits of
 PCG64 (whose streams NumPy guarantees; those of its distributions may change), and the Gaussian's weights are whole
-numbers whose sums float64 holds exactly, whatever the order of adding. Pillow resizes 8-bit images in whole numbers and,
-unlike OpenCV, has one code for all processors of a kind; it turns them in float64, whose last bit moves a byte only
-where a level all but meets a whole number. JPEG is libjpeg-turbo's accurate integer transform, whose vector code gives
+numbers whose sums float64 holds exactly, whatever the order of adding. Pillow resizes 8-bit images in whole numbers
+and, unlike OpenCV, has one code for all processors of a kind; it turns them in float64, whose last bit moves a byte
+only where a level all but meets a whole number. JPEG is libjpeg-turbo's accurate integer transform, whose vector code gives
 the bits of its plain one.
 """
 

@@ -4,8 +4,8 @@ So that no processor's rounding shows, grey levels are computed in whole numbers
 PCG64 (whose streams NumPy guarantees; those of its distributions may change), and the Gaussian's weights are whole
 numbers whose sums float64 holds exactly, whatever the order of adding. Pillow resizes 8-bit images in whole numbers
 and, unlike OpenCV, has one code for all processors of a kind; it turns them in float64, whose last bit moves a byte
-only where a level all but meets a whole number. JPEG is libjpeg-turbo's accurate integer transform, whose vector code gives
-the bits of its plain one.
+only where a level all but meets a whole number. JPEG is libjpeg-turbo's accurate integer transform, whose vector code
+gives the bits of its plain one.
 """
 
 from __future__ import annotations

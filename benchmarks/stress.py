@@ -101,7 +101,10 @@ def main() -> None:
     for number, kind in enumerate(KINDS):
         changes = graded_changes(store, [kind], 0)
         passes = sum(len(change.rows) for change in changes.values())
-        work = [partial(bare, networks, store.images, passes), partial(scored, chosen, store.images, changes)]
+        work: list[Callable[[], object]] = [
+            partial(bare, networks, store.images, passes),
+            partial(scored, chosen, store.images, changes),
+        ]
         its = np.zeros((2, 2))
         for which in (0, 1) if number % 2 else (1, 0):
             its[which] = timed(work[which])

@@ -119,6 +119,9 @@ def test_differences_are_paired_over_images_and_grades(made: Made, clean: Made, 
     low, high = np.quantile(lost[a] - lost[b], [0.025, 0.975])
     assert (told["between"][0]["low"], told["between"][0]["high"]) == pytest.approx((low, high))
     assert [(one["a"], one["b"]) for one in told["between"]] == expected
+    assert set(told["of"]) == {row for pair in expected for row in pair}
+    for one in (*told["of"].values(), *told["between"]):
+        assert one["low"] <= one["value"] <= one["high"]
 
 
 def test_the_more_robust_keeps_more_and_loses_less(made: Made) -> None:

@@ -104,7 +104,7 @@ def sentence(
     if len(names) < 2:
         return f"Mean AUROC {over}: {held[0]:.3f} by {NAMES[names[0]]}, with no other source to hold it against."
     main = next(one for one in comparisons if (one.a, one.b) == (f"{rows[0]}/{EVERY}", f"{rows[1]}/{EVERY}"))
-    lost, apart = [drop(row, measured) for row in rows], drop_difference(*rows, measured)
+    lost, apart = [drop(row, measured) for row in rows], drop_difference(rows[0], rows[1], measured)
     figures = (
         f"mean AUROC {over} {held[0]:.3f} against {held[1]:.3f}, difference {main.difference:+.3f} (95 % interval "
         f"{main.low:+.3f} to {main.high:+.3f}{p_text(main, bootstrap)}); loss from clean images {lost[0].value:.3f} "

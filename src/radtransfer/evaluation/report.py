@@ -71,7 +71,7 @@ def render(run: Run) -> str:
         "particulars": text.particulars,
     }
     environment.tests["shown"] = text.shown
-    auroc = [row["auroc"][end] for row in run.rows.values() for end in ("low", "value", "high")]
+    auroc = [row["auroc"][end] for row in run.listed for end in ("low", "value", "high")]
     drawn = [row for row in run.metrics["comparisons"] if row["metric"] == "auroc"]
     offsets = [row[end] for row in drawn for end in ("low", "difference", "high")]
     chosen: dict[str, list[str]] = {}

@@ -3,7 +3,8 @@
     python benchmarks/evaluation.py [--images 400] [--candidates 15] [--replicates 2000]
 
 Measures what grows with candidates and replicates in ``evaluate``: all rows on three levels (images, studies by their
-mean and by their highest score) and the comparisons. The images are drawn (200 groups of two, one in three positive).
+mean and by their highest score), of two choices of each source those of all graded corruptions with the areas under
+their curves, and the comparisons. The images are drawn (200 groups of two, one in three positive).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from radtransfer.evaluation import verdict
+from radtransfer.evaluation import degradation, verdict
 from radtransfer.evaluation.intervals import measure, resample
 from radtransfer.evaluation.levels import Level
+from radtransfer.robustness.kinds import GRADES, KINDS, graded
 
 AIM = 60.0
 SOURCES = ("scratch", "imagenet", "in_domain")
@@ -48,7 +50,14 @@ def main() -> None:
             for name, one in scores.items()
         }
         choices = {source: {"fused": f"{source}/0", "single": f"{source}/1"} for source in SOURCES}
-        comparisons = verdict.judged(verdict.within("in_domain/0", choices, measured), 100)
+        for name in [row for choice in choices.values() for row in choice.values()]:
+            for change in [graded(kind, grade) for kind in KINDS for grade in range(1, GRADES + 1)]:
+                measured[f"{name}/{change}"] = measure(image.labels, scores[name], 0.5, on_images)
+            its = degradation.areas(name, list(KINDS), measured)
+            measured |= {f"{name}/{change}": area for change, area in its.items()}
+        within = verdict.within("in_domain/0", choices, measured) + degradation.compared(choices, measured)
+        comparisons = verdict.judged(within, 100)
+        degradation.drops(choices, measured)
         wall, worked = time.perf_counter() - started, time.process_time() - worked
     print(
         f"{len(measured)} rows and {len(comparisons)} comparisons with {given.replicates} replicates of "

@@ -71,8 +71,8 @@ def small_run(data_root: Path, out: Path, seed: int) -> None:
     fuse(features=out / "features", out=out / "fused")
     classify(fused=out / "fused", classifiers=["logistic_regression"], cv_folds=3, seed=seed, out=out / "classifiers")
     stress(
-        target_store=out / "target", classifiers=[out / "classifiers"], models=[out / "model"], seed=seed,
-        threads=THREADS, out=out / "stress",
+        target_store=out / "target", classifiers=[out / "classifiers"], models=[out / "model"], corruptions=[],
+        seed=seed, threads=THREADS, out=out / "stress",
     )  # fmt: skip
     evaluate(
         target_store=out / "target", classifiers=[out / "classifiers"], stress=out / "stress", bootstrap=100,

@@ -19,6 +19,7 @@ def report(
     tried: list,
     classifier_grid: dict,
     external: dict,
+    corruptions: list,
     target_store: Input[Dataset],
     source_store: Input[Dataset],
     evaluation: Input[Artifact],
@@ -44,15 +45,14 @@ def report(
         settings = config | {"backbones": backbones, "source_parts": source_parts, "ct_window": ct_window}
         settings |= {"target_table": target_table, "source_table": source_table, "on_problem": on_problem}
         settings |= {"test_fold": test_fold, "classifiers": tried, "classifier_grid": classifier_grid}
-        settings |= {"external": external}
+        settings |= {"external": external, "corruptions": corruptions}
         # `pretrained_models` is a path of one machine; digests tell which models were taken up.
         config = validate(settings, "pipeline parameters").model_dump(mode="json", exclude={"pretrained_models"})
         call(
             report,
             config=config,
             target_store=Path(target_store.path), source_store=Path(source_store.path),
-            evaluation=Path(evaluation.path),
-            explanations=Path(explanations.path), bundle=Path(bundle.path),
+            evaluation=Path(evaluation.path), explanations=Path(explanations.path), bundle=Path(bundle.path),
             models=support.by_source("model", models_scratch, models_imagenet, models_in_domain),
             pretrained=[Path(item.path) for item in pretrained],
             html_out=Path(html.path), markdown_out=Path(summary.path),

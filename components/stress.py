@@ -15,12 +15,13 @@ def stress(
     models_scratch: Input[list[Model]],
     models_imagenet: Input[list[Model]],
     models_in_domain: Input[list[Model]],
+    corruptions: list,
     seed: int,
     threads: int,
     code_version: str,
     stress_scores: Output[Artifact],
 ) -> None:
-    """Score test images whose lesions are hidden, by the choices of every transfer-learning source."""
+    """Score corrupted test images, and some whose lesions are hidden, by the choices of every TL source."""
     from pathlib import Path
 
     from radtransfer_components import support
@@ -35,6 +36,7 @@ def stress(
             target_store=Path(target_store.path),
             classifiers=classifiers,
             models=models,
+            corruptions=corruptions,
             seed=seed,
             threads=threads,
             out=Path(stress_scores.path),

@@ -169,7 +169,9 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
     def collected() -> dict[str, Any]:
         return {name: dsl.Collected(model) for name, model in models.items()}  # KFP changes it: one for each consumer
 
-    stressed = stress.stress(target_store=target_store, **collected(), **classifiers, **take("seed", "threads"))
+    stressed = stress.stress(
+        target_store=target_store, **collected(), **classifiers, **take("corruptions", "seed", "threads")
+    )
     measured = evaluate.evaluate(
         target_store=target_store,
         stress_scores=placed(stressed, "stress").outputs["stress_scores"],
@@ -198,7 +200,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
     bundle = placed(packed, "register").outputs["bundle"]
     # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
     nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
-    nested += ("classifier_grid", "external")
+    nested += ("classifier_grid", "external", "corruptions")
     scalars = [
         name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in (*nested, "classifiers")
     ]

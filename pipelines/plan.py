@@ -10,6 +10,7 @@ from rich.table import Table
 
 from radtransfer.config import TL_SOURCES, RunConfig
 from radtransfer.progress import console
+from radtransfer.robustness.kinds import GRADES
 
 if TYPE_CHECKING:
     from radtransfer.training.pace import Pace
@@ -62,8 +63,8 @@ def plans(configs: Sequence[RunConfig], target: int, source: int) -> list[list[W
 
 
 def _work(config: RunConfig, paces: Mapping[str, Pace], target: int, source: int) -> list[Work]:
-    known = target * (1 - (1 / config.test_fold[1] if config.test_fold else config.test_fraction))
-    known *= config.label_fraction
+    tested = target * (1 / config.test_fold[1] if config.test_fold else config.test_fraction)
+    known = (target - tested) * config.label_fraction
     learnt, related = (images * (1 - config.validation_fraction) for images in (known, source))
     fits, views = 2 if config.refit else 1, 2 if config.mirror else 1
     rows = []
@@ -80,6 +81,9 @@ def _work(config: RunConfig, paces: Mapping[str, Pace], target: int, source: int
         count = len(TL_SOURCES)
         spent = count * views * fits * target * its.forward
         rows.append(Work("extract", name, count, target, views * fits, spent))
+        if config.corruptions:
+            passes = len(TL_SOURCES) * views * len(config.corruptions) * GRADES
+            rows.append(Work("stress", name, 1, round(tested), passes, passes * tested * its.forward))
     return rows
 
 

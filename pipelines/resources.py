@@ -48,7 +48,7 @@ RESOURCES: dict[str, Resources] = {
     "extract": Resources(cpu=2, memory=4),
     "fuse": Resources(cpu=1, memory=2),
     "classify": Resources(cpu=2, memory=4),
-    "stress": Resources(cpu=2, memory=4),
+    "stress": Resources(cpu=2, memory=8),
     "evaluate": Resources(cpu=2, memory=4),
     "external": Resources(cpu=2, memory=4, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
     "explain": Resources(cpu=2, memory=4),

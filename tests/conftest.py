@@ -124,7 +124,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     run.evaluation, run.bundle = root / "evaluation", root / "bundle"
     run.stress = root / "stress"
     fitted = {"target_store": run.target_store, "classifiers": run.classifiers}
-    stress(**fitted, models=run.models, seed=SEED, threads=1, out=run.stress)
+    stress(**fitted, models=run.models, corruptions=["blur", "occlusion"], seed=SEED, threads=1, out=run.stress)
     evaluate(**fitted, stress=run.stress, bootstrap=100, seed=SEED, out=run.evaluation)
     register(
         name="tiny",

@@ -18,6 +18,7 @@ from radtransfer.attributes import ATTRIBUTES
 from radtransfer.errors import RadtransferError, near
 from radtransfer.fusion import grid, threshold
 from radtransfer.problems import PROBLEMS, Policy, policies
+from radtransfer.robustness import kinds
 from radtransfer.storage import address
 
 TlSource = Literal["scratch", "imagenet", "in_domain"]
@@ -308,6 +309,11 @@ class RunConfig(BaseModel):
         lt=1,
         description="share of positives where the model would be used, for PPV and NPV; 0: that of the test images",
     )
+    corruptions: list[str] = Field(
+        default=[],
+        description="kinds of graded corruption that test images are scored under as well, for how well each source "
+        f"holds out: {', '.join(kinds.KINDS)}; each is five passes over the test images by all networks. Empty: none",
+    )
     explain_images: int = Field(default=2, ge=0, description="test images explained per outcome (TP, FP, FN, TN)")
     lime_samples: int = Field(default=200, ge=10, description="perturbed images per LIME explanation")
 
@@ -382,6 +388,12 @@ class RunConfig(BaseModel):
     def _grid(cls, given: dict[str, Any]) -> dict[str, Any]:
         with _told():
             return grid.read_grid(given)
+
+    @field_validator("corruptions")
+    @classmethod
+    def _corruptions(cls, names: list[str]) -> list[str]:
+        with _told():
+            return kinds.read_kinds(names)
 
     @field_validator("threshold_rule")
     @classmethod

@@ -145,8 +145,9 @@ def test_components_hand_on_what_they_were_given(
     shown = {"evaluation": evaluation, "scalars": scalars, "curves": curves}
     changed = make(dsl.Artifact, "stress")
     component("stress")(
-        target_store=target, seed=3, threads=1, code_version="", stress_scores=changed, **models, **classifiers
-    )
+        target_store=target, corruptions=["blur"], seed=3, threads=1, code_version="", stress_scores=changed,
+        **models, **classifiers,
+    )  # fmt: skip
     component("evaluate")(
         target_store=target,
         stress_scores=changed,
@@ -177,7 +178,7 @@ def test_components_hand_on_what_they_were_given(
     component("report")(
         config=config, backbones=["b"], source_parts=[], target_table={}, source_table={}, on_problem={}, ct_window=[],
         test_fold=[1.0, 5.0], tried=SEARCH["tried"], classifier_grid=SEARCH["classifier_grid"], external={},
-        source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
+        corruptions=["blur"], source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
         html=html, summary=summary, **shared,
     )  # fmt: skip
     assert library == ["preprocess", "pretrain"] + ["finetune", "extract", "fuse", "classify"] * 3 + [

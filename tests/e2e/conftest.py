@@ -39,6 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "finetune_epochs": 1,
         "cv_folds": 2,
         "bootstrap": 100,
+        "corruptions": ["blur"],
         "explain_images": 1,
         "lime_samples": 16,
     }

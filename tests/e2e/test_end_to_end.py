@@ -55,7 +55,9 @@ def test_run_leaves_what_it_promises(uninterrupted: tuple[Path, str]) -> None:
     assert [row["selected"] for row in found["results"]].count(True) == 1
     assert {row["tl_source"] for row in found["results"]} == {"scratch", "imagenet", "in_domain", "shortcut"}
     assert any(row["features"] == "fused" for row in found["results"])
-    assert "report" in (out / "report.html").read_text(encoding="utf-8").lower()
+    assert 'id="degradation-blur-t"' in (out / "report.html").read_text(encoding="utf-8")
+    graded = [row for row in found["results"] if row["corruption"].startswith("blur-")]
+    assert len(graded) >= 5 * 3 * 2 and {one["family"] for one in found["comparisons"]} >= {"robustness", "fusion"}
     assert {path.name for path in (out / "pretrained").iterdir()} == {"tf_efficientnet_lite0", "tf_efficientnet_lite1"}
     assert (out / "bundle" / "bundle.json").is_file() and (out / "explanations" / "gallery.json").is_file()
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))

@@ -28,6 +28,7 @@ from radtransfer.evaluation.literature import Published, published
 from radtransfer.evaluation.report import report
 from radtransfer.evaluation.report_figures import histories
 from radtransfer.evaluation.schema import MetricsFile
+from radtransfer.robustness.kinds import EVERY, GRADES, graded
 
 SOURCES = ("scratch", "imagenet", "in_domain")
 BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
@@ -132,6 +133,18 @@ def _row(row_id: str, source: str, features: str, classifier: str, labels: Any, 
     return row, curve
 
 
+def _degraded(rows: list[dict[str, Any]], kinds: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Rows under corruption of the kinds."""
+    changes = [*(graded(kind, grade) for kind in kinds for grade in range(1, GRADES + 1)), *kinds, EVERY]
+    return [
+        row
+        | {"id": f"{row['id']}/{change}", "corruption": change, "selected": False}
+        | {"auroc": _estimate(row["auroc"]["value"] - 0.02 * int(change[-1]) if "-" in change else 0.617, 0.05)}
+        for change in (changes if kinds else ())
+        for row in rows
+    ]
+
+
 def _evaluation(
     out: Path,
     target: artifacts.Artifact,
@@ -139,6 +152,7 @@ def _evaluation(
     warnings: list[str],
     winner: str | None,
     subgroups: dict[str, int],
+    kinds: tuple[str, ...],
 ) -> tuple[Any, Any]:
     random = np.random.default_rng(7)
     labels = np.arange(232) < 52
@@ -171,6 +185,8 @@ def _evaluation(
         }
         for source in SOURCES
     }
+    compared_rows = {choices[source][what] for source in SOURCES for what in ("fused", "single")}
+    rows += _degraded([row for row in rows if row["id"] in compared_rows], kinds)
     by_id = {row["id"]: row for row in rows}
     for subgroup, count in subgroups.items():
         for source in SOURCES:
@@ -205,6 +221,9 @@ def _evaluation(
     comparisons += [compared(choices[s]["fused"], choices[s]["single"], "fusion", 0.4) for s in reversed(SOURCES)]
     learnt = ("shortcut/grey_level_histogram", "shortcut/image_metadata")
     comparisons += [compared(selected, shortcut, "shortcut", 0.0001) for shortcut in learnt]
+    pairs = [(choices[a]["fused"], choices[b]["fused"]) for a, b, _ in pairs]
+    pairs += [(choices[s]["fused"], choices[s]["single"]) for s in reversed(SOURCES)]
+    comparisons += [compared(f"{a}/{EVERY}", f"{b}/{EVERY}", "robustness", 0.02) for a, b in pairs if kinds]
     metrics = {
         "schema": 1,
         "target": "FracAtlas hand",
@@ -233,6 +252,11 @@ def _evaluation(
             },
             "warnings": warnings,
         }
+        if kinds:
+            drops = {row: _estimate(0.123, 0.04) for pair in pairs for row in pair}
+            between = [{"a": a, "b": b} | _estimate(0.0456, 0.02) for a, b in pairs]
+            content["robustness"] = {"kinds": list(kinds), "drops": {"of": drops, "between": between}}
+            content["robustness"]["text"] = "Neither is shown to be the more robust <b>."
     return metrics, content
 
 
@@ -336,11 +360,12 @@ def build(
     row_id: str = "in_domain/fused/svm_rbf/seed0",
     winner: str | None = None,
     subgroups: dict[str, int] = SUBGROUPS,
+    kinds: tuple[str, ...] = (),
 ) -> Made:
     """Write all artifacts of a run below ``root``."""
     target = _store(root / "target", "target", synthetic=synthetic, positive=positive, size=size)
     _store(root / "source", "source", synthetic=synthetic, positive=positive, size=size)
-    metrics, evaluation = _evaluation(root / "evaluation", target, positive, list(warnings), winner, subgroups)
+    metrics, evaluation = _evaluation(root / "evaluation", target, positive, list(warnings), winner, subgroups, kinds)
     inputs = {"target_store": target, "evaluation": artifacts.read(root / "evaluation", "evaluation")}
     _explanations(root / "explanations", inputs, positive, size, cases)
     with artifacts.writing(root / "bundle", "bundle", step="register", settings={}, inputs=inputs) as (folder, content):
@@ -488,6 +513,32 @@ def test_the_headline_names_the_winner_if_there_is_one(tmp_path: Path, winner: s
     text = _Page(page).text
     assert text.index(headline) < text.index("No significant difference between")
     assert ("wins" in text) == (winner is not None)
+
+
+def test_degradation_curves_have_a_section_of_their_own(tmp_path: Path, written: tuple[Path, str, str]) -> None:
+    assert 'id="robustness"' not in written[1] and "#robustness" not in written[1] and "image quality" in written[1]
+    made = build(tmp_path / "run", cases=0, kinds=("blur", "jpeg"))
+    source, summary = made.report(tmp_path)
+    page, text = _Page(source), made.evaluation["robustness"]["text"]
+    told = [row for row in made.metrics["results"] if (row["corruption"], row["subgroup"]) == ("none", "all")]
+    assert sorted(page.attributes("data-id")) == sorted(row["id"] for row in told)
+    assert page.text.index(text) < page.text.index("Transfer-learning sources compared") < page.text.rindex(text)
+    assert html.escape(text) in summary and "#robustness" in page.attributes("href")
+    section = source[source.index('<section id="robustness"') :]
+    section = section[: section.index("</section>")]
+    assert re.findall(r'id="degradation-(\w+)-t"', section) == ["blur", "jpeg"]
+    assert section.count('<polygon class="band"') == section.count("<polyline") == 2 * len(SOURCES)
+    shown = _Page(section).text
+    for row in made.metrics["results"]:
+        if row["corruption"] != "none" and "head" not in row["id"]:
+            assert report_text.estimate(row["auroc"]) in shown, row["id"]
+    for row in (one for one in made.metrics["comparisons"] if one["family"] == "robustness"):
+        assert report_text.difference(row) in shown
+    assert shown.count(".123 (.08") == 6 and shown.count("+.046 (.026 to .062)") == 6
+    assert (
+        shown.count("In-domain \u2212 ImageNet, corrupted") == 1 and "fused \u2212 single network, corrupted" in shown
+    )
+    assert "contrast" not in shown.lower(), "only the kinds of the run"
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

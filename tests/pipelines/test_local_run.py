@@ -293,6 +293,18 @@ def test_a_dry_run_knows_what_the_control_and_fewer_labels_cost(fake_run: FakeRu
     ]
 
 
+def test_a_dry_run_knows_what_corruptions_cost(fake_run: FakeRun) -> None:
+    """Of two images 0.4 are for test: two kinds in five grades, mirrored, by three sources are 60 passes."""
+    code, _, stderr = fake_run("--dry-run", "--set", "corruptions=[jpeg, blur]")
+    assert code == 0, stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in stderr.splitlines() if "│" in line]
+    assert [row for row in rows if row[0] == "stress"] == [
+        ["stress", name, "1", "0", "60", "0.4"] for name in ("b2", "b1", "b3")
+    ]
+    code, _, stderr = fake_run("--dry-run", "--set", "corruptions=[blurr]")
+    assert code == 2 and "corruptions: unknown corruption 'blurr'; did you mean blur" in stderr
+
+
 @pytest.mark.slow
 def test_the_control_reaches_the_trainings_that_it_is_for(fake_run: FakeRun) -> None:
     """Four images of the source are one step an epoch, five epochs of pre-training five steps."""

@@ -260,7 +260,14 @@ def test_ct_is_predicted_in_the_window_that_it_was_trained_in(chain: Chain, tmp_
 def test_the_card_says_what_a_reader_must_know(chain: Chain) -> None:
     card = (chain.bundle / "MODEL_CARD.md").read_text()
     assert "trained again on training and validation images together" in card
-    for needed in ("calibrated (platt)", "(youden)", "annotated lesions hidden: ", "as much hidden elsewhere: "):
+    for needed in (
+        "calibrated (platt)",
+        "(youden)",
+        "annotated lesions hidden: ",
+        "as much hidden elsewhere: ",
+        "blur, mean over grades 0 to 5: ",
+        "mean over all kinds and grades 0 to 5: ",
+    ):
         assert needed in card
     alarms = artifacts.read(chain.bundle, "bundle").content["unfit"]["false_alarms"]
     assert f"false alarms on the test images: {alarms['unfit']} of {alarms['images']}, " in card

@@ -297,13 +297,24 @@ def stress(
     classifiers: Classifiers,
     models: Models,
     out: Out,
+    corruptions: Annotated[
+        list[str] | None, typer.Option("--corruption", help="A kind, e.g. blur, at five grades; repeatable.")
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 2,
 ) -> None:
-    """Score test images whose lesions are hidden, for `evaluate` to measure."""
+    """Score corrupted test images, and some whose lesions are hidden, for `evaluate` to measure."""
     from radtransfer.robustness.stress import stress as step
 
-    step(target_store=target_store, classifiers=classifiers, models=models, seed=seed, threads=threads, out=out)
+    step(
+        target_store=target_store,
+        classifiers=classifiers,
+        models=models,
+        corruptions=corruptions or [],
+        seed=seed,
+        threads=threads,
+        out=out,
+    )
 
 
 @app.command()

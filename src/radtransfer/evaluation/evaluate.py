@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from radtransfer import artifacts
-from radtransfer.evaluation import entries, levels, metrics, schema, subgroups, verdict
+from radtransfer.evaluation import degradation, entries, levels, metrics, schema, subgroups, verdict
 from radtransfer.evaluation.bands import curves as bands
 from radtransfer.evaluation.compare import Comparison, compare
 from radtransfer.evaluation.entries import Entry
@@ -27,6 +28,7 @@ from radtransfer.fusion.threshold import Rule
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
 from radtransfer.robustness import CONTROL, MASKED
+from radtransfer.robustness.kinds import graded
 
 
 def evaluate(
@@ -43,8 +45,9 @@ def evaluate(
 
     Levels: ``image``, and ``study`` where every test image has a study id: once the mean, once the highest score of a
     study's images, at the same threshold; a study is positive when one of its images is. Rows of changed images have
-    the name of the change as ``corruption``. The selected and the fused choices have a row for each subgroup of the
-    test images too, see :mod:`radtransfer.evaluation.subgroups`.
+    the name of the change as ``corruption``, e.g. ``blur-3``; the area under a degradation curve has that of the kind
+    alone, ``blur``, and the mean area over kinds :data:`radtransfer.robustness.kinds.EVERY`. The selected and the fused
+    choices have a row for each subgroup of the test images too, see :mod:`radtransfer.evaluation.subgroups`.
 
     Comparisons are made on images, with the resamples that the intervals use, and corrected by Holm within each family:
 
@@ -54,6 +57,8 @@ def evaluate(
     - ``shortcut``: selected candidate less each learnt shortcut; AUROC.
     - ``lesion``: selected candidate with as much hidden elsewhere less the same with the lesions hidden; AUROC, on the
       images that were changed.
+    - ``robustness``: mean areas under degradation curves, fused choices of the TL sources pairwise, and fused less
+      single choice of each; AUROC.
 
     Args:
         target_store: image store of the target.
@@ -90,31 +95,30 @@ def evaluate(
         left_out = {without for _, without in entries.blocks(sources)}
         usable = [one for one in measurable if one.id not in left_out]
         work = [(level, one) for level in counted for one in (measurable if level.name == "image" else usable)]
-        work += levels.changed(stressed, measurable, test, bootstrap, seed)
+        work += levels.changed(stressed, measurable, test, counted[0], bootstrap, seed)
         for level, entry in track(work, "evaluate", len(work)):
             row_id = entry.id + level.suffix
             labels, scores = metrics.check(level.labels, level.scores(entry.scores), row_id)
             measured[row_id] = measure(labels, scores, entry.threshold, level.resamples, prevalence or None)
             intervals = measured[row_id].intervals
             rows.append(_row(row_id, entry, run_seed, level, row_id == selected, intervals, store))
-            if level.corruption != "none":
-                continue
-            curves[row_id] = {
-                "roc": metrics.roc(labels, scores),
-                "confusion": metrics.confusion(labels, scores, entry.threshold),
-                "reliability": metrics.reliability(labels, scores),
-                "threshold": entry.threshold,
-            }
-            if row_id in drawn:
-                around = bands(labels, scores, level.resamples.weights)
-                curves[row_id]["bands"] = {name: curve._asdict() for name, curve in around.items()}
+            if level.corruption == "none":
+                curves[row_id] = _curves(labels, scores, entry.threshold, level if row_id in drawn else None)
         chosen = [one for one in measurable if one.id in drawn - {verdict.HISTOGRAM}]
         for level, entry, intervals in subgroups.measured(test, chosen, bootstrap, seed, prevalence or None):
             rows.append(_row(entry.id + level.suffix, entry, run_seed, level, False, intervals, store))
 
+    kinds = degradation.kinds(stressed.content["corruptions"])
+    for entry in [entry for level, entry in work if kinds and level.corruption == graded(kinds[0], 1)]:
+        for name, area in degradation.areas(entry.id, kinds, measured).items():
+            level = counted[0]._replace(corruption=name)
+            measured[entry.id + level.suffix] = area
+            rows.append(_row(entry.id + level.suffix, entry, run_seed, level, False, area.intervals, store))
+
     few, _ = verdict.fewest(counted[0].labels, counted[0].groups)
     within = verdict.within(selected, choices, measured)
     within += [compare(fused, without, "auroc", measured, "block") for fused, without in entries.blocks(sources)]
+    within += degradation.compared(choices, measured) if kinds else []
     comparisons = verdict.judged(within, few) + _lesions(selected, work, measured)
     warnings += _warnings(store, rows, comparisons, counted[0], bootstrap)
     described = schema.MetricsFile(
@@ -144,8 +148,25 @@ def evaluate(
             "choices": choices,
             "answer": verdict.answer(choices, comparisons, measured, len(test), few, bootstrap),
             "warnings": warnings,
+            "robustness": degradation.told(choices, comparisons, measured, kinds, bootstrap) if kinds else {},
             "learnt_from": {split: _count(store, split) for split in ("train", "validation")},
         }
+
+
+def _curves(
+    labels: NDArray[np.bool_], scores: metrics.Floats, threshold: float, banded: Level | None
+) -> dict[str, Any]:
+    """What is drawn of a row; with bands where its level is given."""
+    found: dict[str, Any] = {
+        "roc": metrics.roc(labels, scores),
+        "confusion": metrics.confusion(labels, scores, threshold),
+        "reliability": metrics.reliability(labels, scores),
+        "threshold": threshold,
+    }
+    if banded:
+        around = bands(labels, scores, banded.resamples.weights)
+        found["bands"] = {name: curve._asdict() for name, curve in around.items()}
+    return found
 
 
 def _row(

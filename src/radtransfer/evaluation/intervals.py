@@ -197,6 +197,21 @@ def measure_tests(
     return Measured({metric: found[metric] for metric in METRICS}, means, Source(labels, tests, group))
 
 
+def mean_auroc(parts: Sequence[Measured]) -> Measured:
+    """The mean AUROC of several sets of scores of the same images; no other metric.
+
+    Args:
+        parts: measured with the same resamples; one that is there twice counts twice.
+    """
+    labels, _, group = parts[0].source
+    tests = [test for part in parts for test in part.source.tests]
+    undefined: dict[Metric, Interval] = dict.fromkeys(METRICS, Interval(None, None, None))
+    replicates = np.mean([part.replicates["auroc"] for part in parts], axis=0)
+    return Measured(
+        undefined | {"auroc": _auroc(labels, tests, group)}, {"auroc": replicates}, Source(labels, tests, group)
+    )
+
+
 def percentile(value: float, replicates: Floats) -> Interval:
     """Percentile interval; all ``None`` where the value is undefined, ends ``None`` where a replicate is."""
     if np.isnan(value):

@@ -16,6 +16,7 @@ from radtransfer.evaluation.entries import Entry
 from radtransfer.evaluation.intervals import Resamples, resample
 from radtransfer.evaluation.metrics import Floats
 from radtransfer.preprocess.store import Store
+from radtransfer.robustness import CONTROL, MASKED
 
 
 class Level(NamedTuple):
@@ -78,19 +79,22 @@ def levels(test: pd.DataFrame, store: Store, bootstrap: int, seed: int) -> tuple
 
 
 def changed(
-    stress: Artifact, entries: Sequence[Entry], test: pd.DataFrame, bootstrap: int, seed: int
+    stress: Artifact, entries: Sequence[Entry], test: pd.DataFrame, images: Level, bootstrap: int, seed: int
 ) -> list[tuple[Level, Entry]]:
-    """Each change of the test images with the candidates that scored it; resamples are of its own images.
+    """Each change of the test images with the candidates that scored it.
+
+    Resamples are of its own images; where these are all test images they are those of ``images``.
 
     Args:
         stress: scores of changed test images.
         entries: candidates, by whose ids their scores are found.
         test: rows of the manifest.
+        images: the test images as they are.
         bootstrap: replicates.
         seed: of the resamples.
 
     Raises:
-        RadtransferError: it was made of other images.
+        RadtransferError: it was made of other images, or a corruption is not of all of them.
     """
     path = stress.path / "scores.parquet"
     table = pd.read_parquet(path)
@@ -101,11 +105,15 @@ def changed(
     found = []
     for name in stress.content["corruptions"]:
         scored = table[table["corruption"] == name].set_index("image_id")
-        images = rows.loc[scored.index]
-        labels, groups = images["label"].to_numpy(dtype=bool), images["group_id"].to_numpy()
-        level = Level(
-            "image", labels, groups, resample(groups, labels, bootstrap, seed), np.arange(len(images)), corruption=name
-        )
+        if scored.index.equals(rows.index):
+            level = images._replace(corruption=name)
+        elif name not in (MASKED, CONTROL):
+            raise RadtransferError(f"{path}: {name!r} is not of all test images in the store's order; make it again")
+        else:
+            part = rows.loc[scored.index]
+            labels, groups = part["label"].to_numpy(dtype=bool), part["group_id"].to_numpy()
+            drawn = resample(groups, labels, bootstrap, seed)
+            level = Level("image", labels, groups, drawn, np.arange(len(part)), corruption=name)
         for entry in entries:
             column = entry.id.rpartition("/seed")[0]
             if column in scored:

@@ -19,6 +19,7 @@ from radtransfer.evaluation.literature import published
 from radtransfer.evaluation.report_run import Run, open_run
 from radtransfer.evaluation.verdict import FEW, TOO_FEW
 from radtransfer.pages import plain
+from radtransfer.robustness.kinds import EVERY, KINDS
 
 
 def report(
@@ -72,7 +73,7 @@ def render(run: Run) -> str:
     }
     environment.filters["groupby_attribute"] = text.by_attribute
     environment.tests["shown"] = text.shown
-    auroc = [row["auroc"][end] for row in run.rows.values() for end in ("low", "value", "high")]
+    auroc = [row["auroc"][end] for row in run.listed for end in ("low", "value", "high")]
     drawn = [row for row in run.metrics["comparisons"] if row["metric"] == "auroc"]
     offsets = [row[end] for row in drawn for end in ("low", "difference", "high")]
     chosen: dict[str, list[str]] = {}
@@ -97,6 +98,9 @@ def render(run: Run) -> str:
         roc=figures.roc(run),
         precision_recall=figures.precision_recall(run),
         reliability=figures.reliability(run),
+        degradation=figures.degradation(run),
+        kinds=KINDS,
+        every=EVERY,
         gallery=figures.gallery(run),
         published=published(run.target.content["layout"], run.target.content["part"]),
         histories={
@@ -119,6 +123,7 @@ def markdown(run: Run) -> str:
     lines += [
         f"**{plain(content['answer']['text'])}**",
         "",
+        *([plain(run.robustness["text"]), ""] if run.robustness else []),
         f"Test set: {test['images']} images in {test['groups']} groups, {test['positives']} "
         f"{plain(run.metrics['positive_class'])}. Intervals are 95 %.",
         "",

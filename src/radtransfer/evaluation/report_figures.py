@@ -20,6 +20,7 @@ from radtransfer.evaluation import charts
 from radtransfer.evaluation.charts import Axis, Series, number
 from radtransfer.evaluation.report_run import Row, Run
 from radtransfer.evaluation.report_text import OUTCOMES, SOURCE_NAMES, estimate, features_name, model_name
+from radtransfer.robustness.kinds import GRADES, KINDS, graded
 
 _EMBEDDED_SIDE = 640  # px; larger pictures are shrunk before they go into the page
 _MAX_SIDE = 4096
@@ -97,6 +98,45 @@ def reliability(run: Run) -> Markup:
         weights=[one["n"] for one in bins],
         identity="reliability",
     )
+
+
+def degradation(run: Run) -> list[tuple[str, Markup]]:
+    """For each kind of corruption AUROC over grades of each source's fused choice; the same axes for all."""
+    kinds = run.robustness.get("kinds", [])
+    curves = {
+        (kind, source): [run.rows[row_id]["auroc"] for row_id in _curve(run, source, kind)]
+        for kind in kinds
+        for source in reversed(run.sources)
+    }
+    ends = [point[end] for curve in curves.values() for point in curve for end in ("low", "value", "high")]
+    axis, panels = Axis.covering(ends, include=(0.5,)), []
+    for kind in kinds:
+        series = [
+            Series(
+                source,
+                range(GRADES + 1),
+                [point["value"] for point in points],
+                f"{SOURCE_NAMES[source]}: AUROC {', '.join(number(point['value']) for point in points)}",
+                mark=tuple(range(GRADES + 1)),
+                band=[(point["low"], point["high"]) for point in points],
+            )
+            for (of, source), points in curves.items()
+            if of == kind
+        ]
+        drawn = charts.plot(
+            title=f"AUROC by grade of corruption: {KINDS[kind].name}",
+            description="; ".join(one.label for one in series) + f", at grades 0 to {GRADES}.",
+            x=Axis(0, GRADES, 1, 0), y=axis, x_label="Grade", y_label="AUROC",
+            series=series, size=(300, 210), identity=f"degradation-{kind}",
+        )  # fmt: skip
+        panels.append((KINDS[kind].name, drawn))
+    return panels
+
+
+def _curve(run: Run, source: str, kind: str) -> list[str]:
+    """Row ids of a source's fused choice from grade 0 up."""
+    row_id = run.choice(source, "fused")["id"]
+    return [row_id, *(f"{row_id}/{graded(kind, grade)}" for grade in range(1, GRADES + 1))]
 
 
 def histories(models: Sequence[Artifact], stage: str) -> dict[str, list[tuple[str, Markup]]]:

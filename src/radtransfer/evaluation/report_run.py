@@ -12,6 +12,7 @@ from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
 from radtransfer.config import TL_SOURCES
 from radtransfer.errors import RadtransferError
+from radtransfer.robustness.kinds import of_suite
 
 Row = dict[str, Any]
 KNOWN = (*TL_SOURCES, "shortcut")
@@ -62,9 +63,10 @@ class Run:
         return [row for row in rows if all(row[key] == value for key, value in usual.items())]
 
     @cached_property
-    def whole(self) -> list[Row]:
-        """Rows of all test images or studies, changed or not."""
-        return [row for row in self.rows.values() if row.get("subgroup", "all") == "all"]
+    def listed(self) -> list[Row]:
+        """All rows but those of subgroups and of graded corruptions, which have sections of their own."""
+        whole = [row for row in self.rows.values() if row.get("subgroup", "all") == "all"]
+        return [row for row in whole if not of_suite(row["corruption"])]
 
     @cached_property
     def subgroups(self) -> dict[str, dict[str, Row]]:
@@ -75,6 +77,11 @@ class Run:
             if subgroup != "all":
                 found.setdefault(subgroup, {})[row["id"].removesuffix(f"/{subgroup}")] = row
         return found
+
+    @cached_property
+    def robustness(self) -> dict[str, Any]:
+        """What :mod:`radtransfer.evaluation.degradation` says; empty where no images were corrupted."""
+        return dict(self.evaluation.content.get("robustness", {}))
 
     @cached_property
     def artifacts(self) -> list[tuple[str, Artifact]]:

@@ -41,6 +41,7 @@ FAMILY_NAMES = {
     "fusion": "Within a source: fused features against the best single network",
     "block": "What each backbone adds: the fused choice against the same without it",
     "shortcut": "The selected model against the shortcuts",
+    "robustness": "Under graded corruption of the test images: AUROC, mean over kinds and grades",
     "lesion": "The selected model with its lesions hidden, against as much hidden elsewhere",
 }
 METHOD_NAMES = {"gradcam": "Grad-CAM", "lime": "LIME"}
@@ -151,6 +152,10 @@ def contrast(run: Run, row: Row) -> str:
         return f"{SOURCE_NAMES[a['tl_source']]}: fused \u2212 single network"
     if row["family"] == "block":
         return f"{SOURCE_NAMES[a['tl_source']]}: fused \u2212 {b['features']}"
+    if row["family"] == "robustness":
+        first, second = SOURCE_NAMES[a["tl_source"]], SOURCE_NAMES[b["tl_source"]]
+        apart = f"{first}: fused \u2212 single network" if first == second else f"{first} \u2212 {second}"
+        return f"{apart}, corrupted"
     if row["family"] == "lesion":
         return "Selected: as much hidden elsewhere \u2212 lesions hidden"
     name = "Selected" if a["selected"] else model_name(a)

@@ -7,8 +7,11 @@ from typing import Any
 
 from radtransfer.evaluation.verdict import FEW, TOO_FEW
 from radtransfer.robustness import CONTROL, MASKED
+from radtransfer.robustness.kinds import EVERY, GRADES, KINDS
 
 CHANGES = {MASKED: "annotated lesions hidden", CONTROL: "as much hidden elsewhere"}
+CHANGES |= {kind: f"{kind}, mean over grades 0 to {GRADES}" for kind in KINDS}
+CHANGES |= {EVERY: f"mean over all kinds and grades 0 to {GRADES}"}
 REFITTED = (
     "- then networks and classifier were trained again on training and validation images together; choice, calibration "
     "and threshold are those of the training before"
@@ -91,6 +94,7 @@ def model_card(
         *_subgroups(bundle["row_id"], metrics["results"]),
         evaluation["answer"]["text"],
         "",
+        *([evaluation["robustness"]["text"], ""] if evaluation.get("robustness") else []),
         *_unfit(bundle["unfit"]),
         "## Limits",
         "",
@@ -125,11 +129,12 @@ def _unfit(unfit: Mapping[str, Any]) -> list[str]:
 
 def _changed(row_id: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the model scores on changed test images; nothing where there are none."""
-    found = [row for row in rows if row["corruption"] != "none" and row["id"] == f"{row_id}/{row['corruption']}"]
+    changed = [row for row in rows if row["corruption"] != "none" and row["id"] == f"{row_id}/{row['corruption']}"]
+    found = [row for row in changed if row["corruption"] in CHANGES]  # not every grade
     if not found:
         return []
     listed = [
-        f"- {CHANGES.get(row['corruption'], row['corruption'])}: {_number(row['auroc']['value'])} "
+        f"- {CHANGES[row['corruption']]}: {_number(row['auroc']['value'])} "
         f"({_interval(row['auroc'])}), {row['n']} images"
         for row in found
     ]

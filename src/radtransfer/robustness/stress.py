@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,48 +12,73 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from radtransfer import artifacts
-from radtransfer.fusion import predictor
-from radtransfer.fusion.sources import sources
+from radtransfer.fusion.predictor import Predictor, of_candidate
+from radtransfer.fusion.sources import Source, sources
 from radtransfer.preprocess.letterbox import Letterbox
 from radtransfer.preprocess.store import Store, taken
+from radtransfer.progress import track
 from radtransfer.robustness import CONTROL, MASKED
+from radtransfer.robustness.corruptions import corrupted
+from radtransfer.robustness.kinds import GRADES, graded, read_kinds
 from radtransfer.robustness.lesions import Box, hidden, moved, transferred
-from radtransfer.training.inference import batches
-from radtransfer.training.network import Network, load_network
+from radtransfer.training.inference import passed
+from radtransfer.training.network import load_network
 from radtransfer.training.runtime import settle
 
-CHUNK_BYTES = 2**25
+BATCH = 32
+"""Images that are made and passed at a time."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of test images: which rows of the store it is made of, and how, [S, S] uint8 each."""
+
+    rows: NDArray[np.intp]
+    made: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
 
 def stress(
-    *, target_store: Path, classifiers: list[Path], models: list[Path], seed: int, threads: int, out: Path
+    *,
+    target_store: Path,
+    classifiers: list[Path],
+    models: list[Path],
+    corruptions: list[str],
+    seed: int,
+    threads: int,
+    out: Path,
 ) -> None:
     """Score changed test images by what every TL source chose and write a **stress**.
 
     Changes: :data:`MASKED`, the annotated lesions hidden; :data:`CONTROL`, as much hidden elsewhere (see
     :mod:`radtransfer.robustness.lesions`). They are made of the positive images that have boxes and of all negative
     ones; a target without boxes has none. The labels of test images are read for that; nothing is chosen by them.
+    And all test images, corrupted in each of the kinds asked for at each grade
+    (:mod:`radtransfer.robustness.corruptions`), e.g. ``blur-3``.
+
+    Each changed image is made once, for all sources, and no more than :data:`BATCH` are held at a time.
 
     Args:
         target_store: image store of the target.
         classifiers: one artifact per TL source.
         models: the fine-tuned models of all TL sources.
-        seed: of what is hidden where.
+        corruptions: kinds, of :data:`radtransfer.robustness.kinds.KINDS`.
+        seed: of what is hidden where and of all chance in corruptions.
         threads: CPU threads.
         out: folder to write: ``scores.parquet`` has a row for each change (``corruption``) and ``image_id``, and the
             calibrated scores of each source's choices in columns ``<TL source>/<candidate>``, float64.
 
     Raises:
-        RadtransferError: the inputs do not belong together.
+        RadtransferError: the inputs do not belong together, or a kind is unknown.
     """
+    kinds = read_kinds(corruptions)
     settle(threads, seed)
     store = Store.open(target_store)
     given = sources(store.artifact.digest, classifiers, models)
     inputs = {"target_store": store.artifact}
     for source in given.values():
         inputs |= source.inputs
-    settings = {"seed": seed, "threads": threads}
-    changes = _lesions(store, seed)
+    settings = {"corruptions": kinds, "seed": seed, "threads": threads}
+    changes = _lesions(store, seed) | graded_changes(store, kinds, seed)
     with artifacts.writing(out, "stress", step="stress", settings=settings, inputs=inputs) as (folder, content):
         ids = store.manifest["image_id"].to_numpy()
         table = pd.DataFrame(
@@ -63,19 +88,9 @@ def stress(
             },
             dtype=str,
         )
-        for source in given.values() if changes else ():
-            networks = {backbone: load_network(model.path) for backbone, model in source.models.items()}
-            chosen = {
-                str(candidate["id"]): predictor.of_candidate(
-                    candidate, source.blocks, networks, source.classifiers.path
-                )
-                for candidate in source.candidates
-                if candidate["id"] in source.classifiers.content["choice"].values()
-            }
-            for name, change in changes.items():
-                scores = _scored(chosen, networks, store, change, f"stress {source.name} {name}")
-                for candidate, its in scores.items():
-                    table.loc[table["corruption"] == name, f"{source.name}/{candidate}"] = its
+        if changes:
+            chosen = _chosen(given)
+            table = pd.concat([table, pd.DataFrame(scored(chosen, store.images, changes))], axis=1)
         table.to_parquet(folder / "scores.parquet", index=False)
         content |= {
             "store_digest": store.artifact.digest,
@@ -83,15 +98,60 @@ def stress(
         }
 
 
-@dataclass(frozen=True)
-class _Change:
-    """A change of test images: which rows of the store it is made of, and how, [S, S] uint8 each."""
+def scored(
+    chosen: Mapping[str, Predictor], images: NDArray[np.uint8], changes: Mapping[str, Change]
+) -> dict[str, NDArray[np.float64]]:
+    """Scores of all changed images, change by change, by each predictor; no network passes an image twice.
 
-    rows: NDArray[np.intp]
-    made: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
+    Args:
+        chosen: the predictors by a name of each.
+        images: uint8 [N, S, S] of the store.
+        changes: what is made of them.
+    """
+    networks = list(dict.fromkeys(network for predict in chosen.values() for network in predict.networks))
+    work = [(change, row) for change in changes.values() for row in change.rows]
+    scores = {name: np.empty(len(work)) for name in chosen}
+    starts = range(0, len(work), BATCH)
+    for start in track(starts, "stress", len(starts)):
+        part = work[start : start + BATCH]
+        originals = taken(images, np.array([row for _, row in part]))
+        made = np.stack([change.made(image, row) for image, (change, row) in zip(originals, part, strict=True)])
+        by_network = dict(zip(networks, passed(networks, made, "stress"), strict=True))
+        for name, predict in chosen.items():
+            scores[name][start : start + BATCH] = predict.of_passed([by_network[one] for one in predict.networks])
+    return scores
 
 
-def _lesions(store: Store, seed: int) -> dict[str, _Change]:
+def _chosen(given: Mapping[str, Source]) -> dict[str, Predictor]:
+    """What each source chose, as ``<TL source>/<candidate>``."""
+    found = {}
+    for source in given.values():
+        networks = {backbone: load_network(model.path) for backbone, model in source.models.items()}
+        for candidate in source.candidates:
+            if candidate["id"] in source.classifiers.content["choice"].values():
+                predict = of_candidate(candidate, source.blocks, networks, source.classifiers.path)
+                found[f"{source.name}/{candidate['id']}"] = predict
+    return found
+
+
+def graded_changes(store: Store, kinds: Sequence[str], seed: int) -> dict[str, Change]:
+    """Every kind at every grade, of all test images; what an image gets hangs on its file's digest."""
+    test = store.rows("test")
+    regions = {row: _region(store, row) for row in test} if kinds else {}
+
+    def made(kind: str, grade: int, image: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
+        x0, y0, x1, y1 = (round(edge) for edge in regions[row])
+        name = str(store.manifest["sha256"].iloc[row])
+        return corrupted(image, (x0, y0, x1, y1), kind, grade, seed=seed, name=name)
+
+    return {
+        graded(kind, grade): Change(test, partial(made, kind, grade))
+        for kind in kinds
+        for grade in range(1, GRADES + 1)
+    }
+
+
+def _lesions(store: Store, seed: int) -> dict[str, Change]:
     """The two changes that hide lesions or as much elsewhere; none where no positive test image has a box."""
     test = store.rows("test")
     boxes = {row: [_box(box) for box in store.manifest["boxes"].iloc[row]] for row in test}
@@ -107,7 +167,7 @@ def _lesions(store: Store, seed: int) -> dict[str, _Change]:
         of = row if positive[row] else boxed[rng.integers(len(boxed))]
         masked[row] = transferred(boxes[of], regions[of], regions[row])
         off[row] = moved(masked[row], regions[row], rng)
-    return {name: _Change(rows, partial(_hidden, places)) for name, places in ((MASKED, masked), (CONTROL, off))}
+    return {name: Change(rows, partial(_hidden, places)) for name, places in ((MASKED, masked), (CONTROL, off))}
 
 
 def _hidden(places: dict[int, list[Box]], image: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
@@ -123,20 +183,3 @@ def _region(store: Store, row: int) -> Box:
     """Where the image lies in its square."""
     width, height, shown = (store.manifest[name].iloc[row] for name in ("width", "height", "shown"))
     return Letterbox.of(int(width), int(height), store.size, shown).box(0, 0, int(width), int(height))
-
-
-def _scored(
-    chosen: dict[str, predictor.Predictor], networks: dict[str, Network], store: Store, change: _Change, what: str
-) -> dict[str, NDArray[np.float64]]:
-    """Scores of each chosen candidate for a change's images, each of which is made and passed once."""
-    scores = {candidate: np.empty(len(change.rows)) for candidate in chosen}
-    size = max(1, CHUNK_BYTES // store.size**2)
-    for start in range(0, len(change.rows), size):
-        rows = change.rows[start : start + size]
-        images = np.stack([change.made(image, row) for image, row in zip(taken(store.images, rows), rows, strict=True)])
-        for part, passed in batches(list(networks.values()), images, what=what):
-            by_backbone = dict(zip(networks, passed, strict=True))
-            place = slice(start + part.start, start + part.stop)
-            for candidate, predict in chosen.items():
-                scores[candidate][place] = predict.of_passed([by_backbone[one.backbone] for one in predict.networks])
-    return scores

@@ -50,10 +50,11 @@ def batches(
     starts = range(0, count, batch_size)
     for start in track(starts, what, len(starts)):
         rows = slice(start, min(start + batch_size, count))
-        yield rows, _passed(networks, taken(images, rows if of is None else of[rows]), what)
+        yield rows, passed(networks, taken(images, rows if of is None else of[rows]), what)
 
 
-def _passed(networks: Sequence[Network], images: NDArray[np.uint8], what: str) -> list[Passed]:
+def passed(networks: Sequence[Network], images: NDArray[np.uint8], what: str) -> list[Passed]:
+    """Features and logits of stored images by each network, in one pass; see :func:`batches`."""
     try:
         return _forward(networks, images)
     except Exception as error:
@@ -71,20 +72,20 @@ def _passed(networks: Sequence[Network], images: NDArray[np.uint8], what: str) -
         file=sys.stderr,
         flush=True,
     )
-    halves = _passed(networks, images[:half], what), _passed(networks, images[half:], what)
+    halves = passed(networks, images[:half], what), passed(networks, images[half:], what)
     return [(np.concatenate((a, c)), np.concatenate((b, d))) for (a, b), (c, d) in zip(*halves, strict=True)]
 
 
 def _forward(networks: Sequence[Network], images: NDArray[np.uint8]) -> list[Passed]:
-    passed = []
+    found = []
     with torch.inference_mode():
         stored = torch.from_numpy(images).to(device())
         for network in networks:
             features = network.features(stored)
             if network.mirror:
                 features = (features + network.features(stored.flip(-1))) / 2
-            passed.append((features.cpu().numpy(), network.head(features).cpu().numpy()))
-    return passed
+            found.append((features.cpu().numpy(), network.head(features).cpu().numpy()))
+    return found
 
 
 def infer(network: Network, images: NDArray[np.uint8], batch_size: int = 32, what: str = "infer") -> Passed:

@@ -109,7 +109,8 @@ def classify(*, fused, out, **_):
     _write(out, "classifiers", "classify", tl_source=source)
 
 
-def stress(*, target_store, classifiers, models, seed, threads, out):
+def stress(*, target_store, classifiers, models, corruptions, seed, threads, out):
+    assert isinstance(corruptions, list)
     _note(f"stress {len(models)} {len(classifiers)}")
     _write(out, "stress", "stress", corruptions={})
 

@@ -521,7 +521,8 @@ def test_degradation_curves_have_a_section_of_their_own(tmp_path: Path, written:
     source, summary = made.report(tmp_path)
     page, text = _Page(source), made.evaluation["robustness"]["text"]
     told = [row for row in made.metrics["results"] if (row["corruption"], row["subgroup"]) == ("none", "all")]
-    assert sorted(page.attributes("data-id")) == sorted(row["id"] for row in told)
+    own = {f"{made.evaluation['selected']}/{subgroup}" for subgroup in SUBGROUPS}
+    assert sorted(page.attributes("data-id")) == sorted({row["id"] for row in told} | own)
     assert page.text.index(text) < page.text.index("Transfer-learning sources compared") < page.text.rindex(text)
     assert html.escape(text) in summary and "#robustness" in page.attributes("href")
     section = source[source.index('<section id="robustness"') :]

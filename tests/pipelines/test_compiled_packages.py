@@ -22,6 +22,8 @@ from radtransfer_pipelines.resources import RESOURCES
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 NAMES = sorted(PIPELINES)
+READERS = {"preprocess", "external"}
+"""Steps that read data sets, and must look at them anew each time."""
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -86,7 +88,7 @@ def test_table_of_resources_covers_all_tasks_and_reaches_them(package: dict[str,
         assert "accelerator" not in container["resources"]
         task = tasks(package)[name]
         # A recurring run must look at the data anew; KFP writes {} for a task that is not cached.
-        assert task["cachingOptions"] == ({} if step_of(name) == "preprocess" else {"enableCache": True})
+        assert task["cachingOptions"] == ({} if step_of(name) in READERS else {"enableCache": True})
         looped = step_of(name) in {"pretrain", "finetune", "extract"}
         assert ("retryPolicy" in task) == (need.retries > 0 and not looped)
 
@@ -120,14 +122,14 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(name: st
     package, platform = yaml.safe_load_all((COMPILED / f"{name}.yaml").read_text(encoding="utf-8"))
     root = package["root"]["inputDefinitions"]["parameters"]["data_root"]["defaultValue"]
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    mounted = {"preprocess", "pretrain", "finetune", "register"}
+    mounted = READERS | {"pretrain", "finetune", "register"}
     for task in executors(package):
         extra = settings.get(f"exec-{task}", {})
         mounts = [(mount["constant"], mount["mountPath"]) for mount in extra.get("pvcMount", [])]
         assert mounts == ([(claim, root)] if step_of(task) in mounted else [])
         names = {key["envVar"] for each in extra.get("secretAsEnv", []) for key in each["keyToEnv"]}
-        assert (VARIABLE in names) == (step_of(task) == "preprocess")
-        stores = step_of(task) in {"preprocess", "pretrain", "finetune"}  # data and checkpoints
+        assert (VARIABLE in names) == (step_of(task) in READERS)
+        stores = step_of(task) in READERS | {"pretrain", "finetune"}  # data and checkpoints
         assert ("AWS_SECRET_ACCESS_KEY" in names) == stores
     given = settings["exec-preprocess"]["secretAsEnv"]
     assert all(each["secretName"] == secret["metadata"]["name"] and each["optional"] is True for each in given)

@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from radtransfer import limits
 from radtransfer.datasets import phantoms
 from radtransfer.fusion.calibration import Calibration
-from radtransfer.fusion.predictor import Predictor
+from radtransfer.fusion.predictor import Choices, Predictor
 from radtransfer.preprocess.letterbox import letterbox
 from radtransfer.preprocess.store import Store
 from radtransfer.robustness.kinds import KINDS
@@ -54,17 +54,18 @@ def drawn(count: int, size: int) -> Store:
     return cast(Store, SimpleNamespace(**told, rows=lambda split: np.arange(count)))
 
 
-def predictors(backbones: list[str]) -> dict[str, Predictor]:
+def choices(backbones: list[str]) -> Choices:
     """Of each source one on fused and one on single features, fitted to noise."""
-    rng, found = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    found: dict[tuple[str, str], Predictor] = {}
     labels = np.arange(64) % 2
     for source in SOURCES:
         networks = tuple(Network(name).to(device()).to(memory_format=torch.channels_last).eval() for name in backbones)
         for features, used in (("fused", networks), ("single", networks[:1])):
             columns = rng.normal(size=(64, sum(network.feature_dim for network in used)))
             classifier = make_pipeline(StandardScaler(), LogisticRegression()).fit(columns, labels)
-            found[f"{source}/{features}"] = Predictor(used, classifier, Calibration(1.0, 0.0), 0.5)
-    return found
+            found[source, features] = Predictor(used, classifier, Calibration(1.0, 0.0), 0.5)
+    return Choices(found)
 
 
 def bare(networks: list[Network], images: NDArray[np.uint8], passes: int) -> None:
@@ -94,8 +95,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     settle(given.threads, 0)
-    store, chosen = drawn(given.images, given.size), predictors(given.backbones.split(","))
-    networks = list(dict.fromkeys(network for one in chosen.values() for network in one.networks))
+    store, chosen = drawn(given.images, given.size), choices(given.backbones.split(","))
+    networks = chosen.networks
     spent = np.zeros((2, 2))
     bare(networks, store.images, BATCH)  # the first pass allocates
     for number, kind in enumerate(KINDS):

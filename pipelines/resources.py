@@ -50,7 +50,7 @@ RESOURCES: dict[str, Resources] = {
     "classify": Resources(cpu=2, memory=4),
     "stress": Resources(cpu=2, memory=8),
     "evaluate": Resources(cpu=2, memory=4),
-    "external": Resources(cpu=2, memory=4, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
+    "external": Resources(cpu=2, memory=8, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
     "explain": Resources(cpu=2, memory=4),
     "register": Resources(cpu=1, memory=2, retries=2, volume=True),
     "report": Resources(cpu=1, memory=2),

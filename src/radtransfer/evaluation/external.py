@@ -26,12 +26,11 @@ from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.entries import row_id
 from radtransfer.evaluation.intervals import measure, resample
 from radtransfer.evaluation.metrics import Floats, check
-from radtransfer.fusion import predictor
+from radtransfer.fusion.predictor import Choices
 from radtransfer.fusion.sources import Source, sources
 from radtransfer.preprocess.external import Learnt, external_store
 from radtransfer.preprocess.store import Store
 from radtransfer.training.inference import batches
-from radtransfer.training.network import load_network
 from radtransfer.training.runtime import settle
 
 FAMILY = "shift"
@@ -177,7 +176,7 @@ def score_unseen(
 
 
 def _measured(
-    run: Run, images: Store, scores: Mapping[str, tuple[dict[str, Any], Floats]], name: str, bootstrap: int, seed: int
+    run: Run, images: Store, scores: Mapping[str, tuple[float, Floats]], name: str, bootstrap: int, seed: int
 ) -> schema.ExternalFile:
     """Rows of all choices, and the comparisons."""
     labels = images.manifest["label"].to_numpy(dtype=bool)
@@ -189,9 +188,9 @@ def _measured(
     rows, measured = [], {}
     with threadpool_limits(1):  # as in `evaluate`
         resamples = resample(groups, labels, bootstrap, seed)
-        for choice, (candidate, its) in scores.items():
+        for choice, (threshold, its) in scores.items():
             row = f"{choice}/external={name}"
-            measured[row] = measure(*check(labels, its, row), float(candidate["threshold"]), resamples, prevalence)
+            measured[row] = measure(*check(labels, its, row), threshold, resamples, prevalence)
             values = {metric: one._asdict() for metric, one in measured[row].intervals.items()}
             told = {**own[choice], "id": row, "subgroup": f"external={name}", **counts, **values}
             rows.append(schema.Row.model_validate(told))
@@ -217,22 +216,17 @@ def _measured(
     )
 
 
-def _scores(run: Run, images: Store) -> dict[str, tuple[dict[str, Any], Floats]]:
-    """Of each choice, by its row's id, the candidate and its scores [N] of the images, each passed once a source."""
-    found: dict[str, tuple[dict[str, Any], Floats]] = {}
-    for source in run.sources.values():
-        networks = {backbone: load_network(model.path) for backbone, model in source.models.items()}
-        wanted = set(source.classifiers.content["choice"].values())
-        chosen = [one for one in source.candidates if one["id"] in wanted]
-        predictors = [predictor.of_candidate(one, source.blocks, networks, source.classifiers.path) for one in chosen]
-        scores = np.empty((len(chosen), len(images.images)))
-        for rows, passed in batches(list(networks.values()), images.images, what=f"external {source.name}"):
-            of = dict(zip(networks, passed, strict=True))
-            for number, predict in enumerate(predictors):
-                scores[number, rows] = predict.of_passed([of[network.backbone] for network in predict.networks])
-        for one, its in zip(chosen, scores, strict=True):
-            found[row_id(source.name, one["id"], source.classifiers)] = (one, its)
-    return found
+def _scores(run: Run, images: Store) -> dict[str, tuple[float, Floats]]:
+    """Of each choice, by its row's id, the threshold and its scores [N] of the images."""
+    choices = Choices.of(run.sources)
+    scores = {name: np.empty(len(images.images)) for name in choices.predictors}
+    for rows, passed in batches(choices.networks, images.images, what="external"):
+        for name, its in choices.scores(passed).items():
+            scores[name][rows] = its
+    return {
+        row_id(source, candidate, run.sources[source].classifiers): (predict.threshold, scores[source, candidate])
+        for (source, candidate), predict in choices.predictors.items()
+    }
 
 
 def _warnings(run: Run, images: Store) -> list[str]:

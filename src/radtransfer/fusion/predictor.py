@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,6 +103,46 @@ def of_source(source: Source, row_id: str) -> Predictor:
     """
     networks = {backbone: load_network(model.path) for backbone, model in source.models.items()}
     return of_candidate(source.candidate(row_id), source.blocks, networks, source.classifiers.path)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What every TL source chose, scoring the same images; no network passes an image twice.
+
+    Attributes:
+        predictors: by TL source and candidate.
+    """
+
+    predictors: Mapping[tuple[str, str], Predictor]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Source]) -> Choices:
+        """Those of sources that were checked to belong together.
+
+        Raises:
+            RadtransferError: as of :func:`of_candidate`.
+        """
+        found = {}
+        for source in given.values():
+            networks = {backbone: load_network(model.path) for backbone, model in source.models.items()}
+            for candidate in source.candidates:
+                if candidate["id"] in source.classifiers.content["choice"].values():
+                    predict = of_candidate(candidate, source.blocks, networks, source.classifiers.path)
+                    found[source.name, str(candidate["id"])] = predict
+        return cls(found)
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        """All that they read, each once."""
+        return list(dict.fromkeys(network for one in self.predictors.values() for network in one.networks))
+
+    def scores(self, passed: Sequence[Passed]) -> dict[tuple[str, str], NDArray[np.float64]]:
+        """Calibrated probabilities [N] of each, by what each of :attr:`networks` gave for the images."""
+        by_network = dict(zip(self.networks, passed, strict=True))
+        return {
+            name: predict.of_passed([by_network[network] for network in predict.networks])
+            for name, predict in self.predictors.items()
+        }
 
 
 def of_bundle(bundle: Path) -> Predictor:

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from radtransfer import artifacts
-from radtransfer.fusion.predictor import Predictor, of_candidate
-from radtransfer.fusion.sources import Source, sources
+from radtransfer.fusion.predictor import Choices
+from radtransfer.fusion.sources import sources
 from radtransfer.preprocess.letterbox import Letterbox
 from radtransfer.preprocess.store import Store, taken
 from radtransfer.progress import track
@@ -22,7 +22,6 @@ from radtransfer.robustness.corruptions import corrupted
 from radtransfer.robustness.kinds import GRADES, graded, read_kinds
 from radtransfer.robustness.lesions import Box, hidden, moved, transferred
 from radtransfer.training.inference import passed
-from radtransfer.training.network import load_network
 from radtransfer.training.runtime import settle
 
 BATCH = 32
@@ -89,8 +88,8 @@ def stress(
             dtype=str,
         )
         if changes:
-            chosen = _chosen(given)
-            table = pd.concat([table, pd.DataFrame(scored(chosen, store.images, changes))], axis=1)
+            scores = scored(Choices.of(given), store.images, changes)
+            table = pd.concat([table, pd.DataFrame({"/".join(name): its for name, its in scores.items()})], axis=1)
         table.to_parquet(folder / "scores.parquet", index=False)
         content |= {
             "store_digest": store.artifact.digest,
@@ -99,39 +98,25 @@ def stress(
 
 
 def scored(
-    chosen: Mapping[str, Predictor], images: NDArray[np.uint8], changes: Mapping[str, Change]
-) -> dict[str, NDArray[np.float64]]:
-    """Scores of all changed images, change by change, by each predictor; no network passes an image twice.
+    choices: Choices, images: NDArray[np.uint8], changes: Mapping[str, Change]
+) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Scores of all changed images, change by change, by each choice.
 
     Args:
-        chosen: the predictors by a name of each.
+        choices: of every TL source.
         images: uint8 [N, S, S] of the store.
         changes: what is made of them.
     """
-    networks = list(dict.fromkeys(network for predict in chosen.values() for network in predict.networks))
     work = [(change, row) for change in changes.values() for row in change.rows]
-    scores = {name: np.empty(len(work)) for name in chosen}
+    scores = {name: np.empty(len(work)) for name in choices.predictors}
     starts = range(0, len(work), BATCH)
     for start in track(starts, "stress", len(starts)):
         part = work[start : start + BATCH]
         originals = taken(images, np.array([row for _, row in part]))
         made = np.stack([change.made(image, row) for image, (change, row) in zip(originals, part, strict=True)])
-        by_network = dict(zip(networks, passed(networks, made, "stress"), strict=True))
-        for name, predict in chosen.items():
-            scores[name][start : start + BATCH] = predict.of_passed([by_network[one] for one in predict.networks])
+        for name, its in choices.scores(passed(choices.networks, made, "stress")).items():
+            scores[name][start : start + BATCH] = its
     return scores
-
-
-def _chosen(given: Mapping[str, Source]) -> dict[str, Predictor]:
-    """What each source chose, as ``<TL source>/<candidate>``."""
-    found = {}
-    for source in given.values():
-        networks = {backbone: load_network(model.path) for backbone, model in source.models.items()}
-        for candidate in source.candidates:
-            if candidate["id"] in source.classifiers.content["choice"].values():
-                predict = of_candidate(candidate, source.blocks, networks, source.classifiers.path)
-                found[f"{source.name}/{candidate['id']}"] = predict
-    return found
 
 
 def graded_changes(store: Store, kinds: Sequence[str], seed: int) -> dict[str, Change]:

@@ -159,7 +159,7 @@ def preprocess(
             )
             for side, out in zip(sides, (target_out, source_out), strict=True)
         }
-        images, descriptors = decode_all(place.root, sides, scratch, window, crop_border, chosen)
+        images, descriptors = decode_all(sides, scratch, window, crop_border, chosen)
         _stop_at(chosen, sides)
         names, pairs = group_names(images, descriptors, scratch)
         kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
@@ -221,7 +221,6 @@ def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Itera
 
 
 def decode_all(
-    data_root: Path,
     sides: Sequence[Side],
     scratch: Scratch,
     window: Window | None,
@@ -232,7 +231,7 @@ def decode_all(
     images: list[Image] = []
     descriptors = []
     work = [(side, record) for side in sides for record in side.records]
-    paths = [Path(data_root) / record.file for _, record in work]
+    paths = [side.root / record.file for side, record in work]
     ingested = ingest(paths, scratch, window, crop_border=crop_border)
     for (side, record), got in zip(work, track(ingested, "preprocess: decode", len(work)), strict=True):
         if isinstance(got, Refused):

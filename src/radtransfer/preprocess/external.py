@@ -75,7 +75,8 @@ def external_store(*, data_root: str | Path, learnt: Learnt, asked: ExternalSet,
 
     They are decoded, scaled and cropped as the run's were; what a run would stop at is repaired or left out. Leakage
     groups are found over them and *all* images of the run's target and source (whatever their split); what is in a
-    group with one of these is left out and listed.
+    group with one of these is left out and listed. Near duplicates are looked for whether or not patients are known;
+    a patient is known again only within a data set (of one folder name).
 
     Args:
         data_root: folder of the data sets, the run's among them, or its address; what an address in S3 is pinned to are
@@ -104,7 +105,7 @@ def external_store(*, data_root: str | Path, learnt: Learnt, asked: ExternalSet,
             window, chosen = Window.of(learnt.ct_window), learnt.on_problem
             images, descriptors = decode_all((own, *seen), scratch, window, learnt.crop_border, chosen)
             _check_there(learnt.splits, {image.sha256 for image in images if image.role != ROLE})
-            names, pairs = group_names(images, descriptors, scratch)
+            names, pairs = group_names(images, descriptors, scratch, of_known_patients=True)
             taken = {name for image, name in zip(images, names, strict=True) if image.role != ROLE}
             mine = [i for i, image in enumerate(images) if image.role == ROLE]
             kept = sorted((i for i in mine if names[i] not in taken), key=lambda i: images[i].record.file)

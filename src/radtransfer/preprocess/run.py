@@ -261,13 +261,27 @@ class _Chosen:
 
 
 def group_names(
-    images: list[Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], scratch: Scratch
+    images: list[Image],
+    descriptors: np.ndarray[Any, np.dtype[np.int8]],
+    scratch: Scratch,
+    *,
+    of_known_patients: bool = False,
 ) -> tuple[list[str], list[tuple[int, int]]]:
-    """Name of each image's leakage group, and the pairs of near duplicates."""
+    """Name of each image's leakage group, and the pairs of near duplicates.
+
+    Args:
+        images: the images, N.
+        descriptors: theirs, int8 [N, 2304].
+        scratch: where they wait.
+        of_known_patients: whether to look for near duplicates among images whose patient is known, too: ids tell
+            nothing of whether images of two data sets are of one patient.
+    """
     pairs: list[tuple[int, int]] = []
     for slices, limits in ((False, grouping.RADIOGRAPHS), (True, grouping.SLICES)):
         some = [
-            i for i, image in enumerate(images) if image.record.patient_id is None and image.dataset.slices == slices
+            i
+            for i, image in enumerate(images)
+            if image.dataset.slices == slices and (of_known_patients or image.record.patient_id is None)
         ]
         files = [images[i].record.file for i in some]
         found = grouping.near_duplicates(

@@ -197,6 +197,9 @@ def test_runs_that_are_not_whole_are_refused(run: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(RadtransferError, match=r"weights\.safetensors: its sha256 is not the recorded one"):
         Run.open(tmp_path / "changed")
+    (tmp_path / "changed" / "splits.csv").unlink()
+    with pytest.raises(RadtransferError, match=r"has no splits\.csv, which names the images"):
+        Run.open(tmp_path / "changed")
     shutil.rmtree(tmp_path / "changed" / "models")
     with pytest.raises(RadtransferError, match="has no folders models and classifiers"):
         Run.open(tmp_path / "changed")

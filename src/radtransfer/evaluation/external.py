@@ -83,12 +83,16 @@ class Run:
         """By the folder that `radtransfer run` left.
 
         Raises:
-            RadtransferError: not one, made before runs kept models and classifiers, or changed since.
+            RadtransferError: not one, made before runs kept models and classifiers, not whole, or changed since.
         """
         if not (path / "run.json").is_file():
             raise RadtransferError(f"{path}: no finished run (no run.json); name the folder of `radtransfer run`")
         if not (path / "classifiers").is_dir() or not (path / "models").is_dir():
             raise RadtransferError(f"{path}: has no folders models and classifiers; make the run again to have them")
+        if not (path / "splits.csv").is_file():
+            raise RadtransferError(
+                f"{path}: has no splits.csv, which names the images that the run has seen; restore it"
+            )
         config = validate(artifacts.read_json(path / "run.json")["config"], str(path / "run.json"))
         return cls.of(
             path.resolve().name,

@@ -73,10 +73,11 @@ class Learnt:
 def external_store(*, data_root: str | Path, learnt: Learnt, asked: ExternalSet, out: Path) -> None:
     """Store the images of a part of a data set that no model of a run has learned from or was chosen by.
 
-    They are decoded, scaled and cropped as the run's were; what a run would stop at is repaired or left out. Leakage
-    groups are found over them and *all* images of the run's target and source (whatever their split); what is in a
-    group with one of these is left out and listed. Near duplicates are looked for whether or not patients are known;
-    a patient is known again only within a data set (of one folder name).
+    They are decoded, scaled and cropped as the run's were; what a run would stop at is repaired or left out; duplicates
+    of the other class are kept, whatever the policy for ``unlike_duplicate``. Leakage groups are found over them and
+    *all* images of the run's target and source (whatever their split); what is in a group with one of these is left out
+    and listed. Near duplicates are looked for whether or not patients are known; a patient is known again only within a
+    data set, told by the name of its folder.
 
     Args:
         data_root: folder of the data sets, the run's among them, or its address; what an address in S3 is pinned to are
@@ -120,7 +121,8 @@ def external_store(*, data_root: str | Path, learnt: Learnt, asked: ExternalSet,
             rows = [manifest_row(images[i], own, names[i], "test") for i in kept]
             squares = (scratch.square(images[i].place) for i in kept)
             store.write(folder, rows, squares, learnt.image_size, own.rejected, own.found)
-            joined = sum({*kept}.issuperset(pair) for pair in pairs)
+            own_images = set(kept)
+            joined = sum(own_images.issuperset(pair) for pair in pairs)
             described = describe(own, rows, [images[i].levels for i in kept], learnt.image_size, joined)
             content.update(described, **same, data=elsewhere.data)
 

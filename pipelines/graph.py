@@ -1,8 +1,8 @@
 """The graph that both pipelines share.
 
 ``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain`` and) ``finetune``, then
-``extract``, ``fuse`` and ``classify``; on all of it ``stress``, ``evaluate``, ``explain``, ``external``, ``register``
-and ``report``.
+``extract``, ``fuse`` and ``classify``; on all of it ``stress``, ``evaluate``, ``explain``, ``register``, ``report``
+and ``external``.
 """
 
 from __future__ import annotations
@@ -188,13 +188,6 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
         **take("lime_samples", "seed", "threads"),
     )
     explanations = placed(explained, "explain").outputs["explanations"]
-    elsewhere = external.external(
-        **shared,
-        **collected(),
-        **classifiers,
-        **take("name", "data_root", "external", "bootstrap", "seed", "threads", "data_version"),
-    )
-    placed(elsewhere, "external")
     packed = register.register(**shared, **collected(), **classifiers, **take("name", "registry"))
     packed.after(explained)
     bundle = placed(packed, "register").outputs["bundle"]
@@ -216,3 +209,11 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
         **take(*nested),
     )
     placed(written, "report")
+    elsewhere = external.external(
+        **shared,
+        **collected(),
+        **classifiers,
+        **take("name", "data_root", "external", "bootstrap", "seed", "threads", "data_version"),
+    )
+    elsewhere.after(written)  # where no image is left that the run has not seen, all else is there
+    placed(elsewhere, "external")

@@ -25,6 +25,7 @@ from radtransfer.apart import apart
 from radtransfer.artifacts import file_sha256, read_json, write_json
 from radtransfer.config import TL_SOURCES, ExternalSet, RunConfig
 from radtransfer.datasets.fetch import Located, located
+from radtransfer.datasets.roots import unpinned
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
 from radtransfer.provenance import code_version
@@ -34,9 +35,7 @@ from radtransfer_pipelines.watch import Watch
 
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "skops", "numpy", "pandas")
 PACKAGES += ("pillow", "opencv-python-headless", "pydicom", "imagecodecs")
-SERIAL_TASKS = (
-    16  # preprocess, 3 times extract, fuse and classify, stress, evaluate, explain, external, register, report
-)
+SERIAL_TASKS = 16  # preprocess, 3 times extract, fuse and classify, and one of each other step
 LAST_WORDS_SECONDS = 20
 TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 
@@ -72,7 +71,7 @@ def run_local(
         RadtransferError: something is amiss with the arguments (found before anything is computed or written), or a
             task failed.
     """
-    with located(data_root, _folders(config)) as place:
+    with located(data_root, (config.target_path, config.source_path)) as place:
         return _run(config, place, out.absolute(), registry, dry_run, takes_up)
 
 
@@ -80,7 +79,7 @@ def _run(
     config: RunConfig, place: Located, out: Path, registry: Path | None, dry_run: bool, takes_up: Path | None
 ) -> Path | None:
     started = time.time()
-    for name in _folders(config):
+    for name in (config.target_path, config.source_path, *([config.external["path"]] if config.external else [])):
         if out.resolve().is_relative_to((place.root / name).resolve()):
             raise RadtransferError(
                 f"--out {out}: lies inside the data set {name!r}, which the results would change; name a folder "
@@ -179,12 +178,15 @@ def requested(
     target = Asked(config.target_layout, config.target_path, config.target_table)
     source = Asked(config.source_layout, config.source_path, config.source_table)
     sides = select(place.root, target, config.target_part, source, config.source_parts)
+    versions = [_version(place, config.target_path, config.source_path)]
     if config.external:
-        asked = ExternalSet.of(config.external, "external")
-        of_part("external", place.root, Asked(asked.layout, asked.path, asked.table), asked.part)
+        external = ExternalSet.of(config.external, "external")
+        with located(unpinned(place.pinned), (external.path,)) as elsewhere:
+            of_part("external", elsewhere.root, Asked(external.layout, external.path, external.table), external.part)
+            versions.append(_version(elsewhere, external.path))
     submission = {
         "data_root": place.pinned,
-        "data_version": place.data.get("digest") or _folder_version(place.root, {*_folders(config)}),
+        "data_version": "/".join(versions),
         "code_version": f"{code_version()}/{_graph_version()}",
         "registry": str(registry.absolute()) if registry else "",
     }
@@ -198,26 +200,23 @@ def requested(
         arguments["pretrained_models"] = str(takes_up)
     if arguments["pretrained_models"]:
         folder = Path(arguments["pretrained_models"])
-        asked = config.in_domain_init, config.pretrain_task
-        models = {name: find(folder, name, *asked, boxes=config.pretrain_boxes) for name in config.backbones}
+        pretraining = config.in_domain_init, config.pretrain_task
+        models = {name: find(folder, name, *pretraining, boxes=config.pretrain_boxes) for name in config.backbones}
         identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}
     request = {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
     return request, [min(len(side.records), config.max_images or len(side.records)) for side in sides]
 
 
-def _folders(config: RunConfig) -> tuple[str, ...]:
-    """The data sets of a run, relative to the data root."""
-    return (config.target_path, config.source_path, *([config.external["path"]] if config.external else []))
-
-
-def _folder_version(root: Path, folders: set[str]) -> str:
-    """Digest of names, sizes and times of the files of the data sets."""
+def _version(place: Located, *folders: str) -> str:
+    """Digest of the data sets: of their content, or of names, sizes and times of the files of a local folder."""
+    if "digest" in place.data:
+        return str(place.data["digest"])
     digest = hashlib.sha256()
-    for folder in sorted(folders):
-        for path in sorted((root / folder).rglob("*")):
+    for folder in sorted({*folders}):
+        for path in sorted((place.root / folder).rglob("*")):
             if path.is_file():
                 status = path.stat()
-                digest.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+                digest.update(f"{path.relative_to(place.root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -97,9 +97,9 @@ def collect(out: Path, ends: Mapping[str, Mapping[str, Any]]) -> None:
     for event in ends.values():
         if event["step"] in ("pretrain", "finetune"):
             model = Path(event["outputs"]["model"])
-            made = read_json(model / "model.json")["content"]
-            place = "pretrained" if event["step"] == "pretrain" else f"models/{made['tl_source']}"
-            take[f"{place}/{made['backbone']}"] = model
+            trained = read_json(model / "model.json")["content"]
+            place = "pretrained" if event["step"] == "pretrain" else f"models/{trained['tl_source']}"
+            take[f"{place}/{trained['backbone']}"] = model
         if event["step"] == "classify":
             fitted = Path(event["outputs"]["classifiers"])
             take[f"classifiers/{read_json(fitted / 'classifiers.json')['content']['tl_source']}"] = fitted

@@ -51,7 +51,10 @@ PROBLEMS = {
         "its data set gives it two labels", "the one that the layout goes by is taken; where there is none, left out"
     ),
     "unlike_duplicate": Problem("a duplicate or near duplicate has the other label", "both are kept, in one split"),
-    "leak": Problem("a target image, or one of the publisher's test set, is its duplicate or of the same patient"),
+    "leak": Problem(
+        "a target image, one of the publisher's test set, or, where the set is external, any image of the run is its "
+        "duplicate or of the same patient"
+    ),
 }
 
 

@@ -285,9 +285,15 @@ def test_names_lead_back_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             path = tmp_path / f"MURA-v1.1/{where}/XR_{part}/patient00007/study1_positive/image1.png"
             path.parent.mkdir(parents=True)
             path.touch()
-    done = radtransfer("datasets", "names", "--config", "configs/mura-wrist.yaml", "--data-root", str(tmp_path))
+    for label in ("normal", "abnormal"):
+        (tmp_path / "other" / label).mkdir(parents=True)
+        (tmp_path / "other" / label / "1.png").touch()
+    config = tmp_path / "config.yaml"
+    asked = "external: {layout: class_folders, path: other, part: other}"
+    config.write_text(f"{Path('configs/mura-wrist.yaml').read_text(encoding='utf-8')}\n{asked}\n", encoding="utf-8")
+    done = radtransfer("datasets", "names", "--config", str(config), "--data-root", str(tmp_path))
     rows = [line.split(",") for line in done.stdout.splitlines()]
-    assert rows[0] == ["name", "file"] and len(rows) == 5, done.stderr
+    assert rows[0] == ["name", "file"] and len(rows) == 7, done.stderr
     patient = Pseudonyms.from_environment("MURA").of("patient00007")
     assert all(name == file.replace("patient00007", patient) for name, file in rows[1:])
 

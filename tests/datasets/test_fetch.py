@@ -21,9 +21,13 @@ from PIL import Image
 
 from radtransfer import artifacts, storage
 from radtransfer.cache import VARIABLE, cache
+from radtransfer.config import ExternalSet, validate
 from radtransfer.datasets.fetch import collect, located
 from radtransfer.datasets.phantoms import make_phantoms
 from radtransfer.errors import RadtransferError
+from radtransfer.preprocess.external import Learnt, external_store
+from radtransfer.preprocess.run import preprocess
+from radtransfer_pipelines.local import requested
 from tests.weed import KEYS, Weed
 
 pytestmark = pytest.mark.slow
@@ -265,6 +269,37 @@ def test_a_prefix_of_a_bucket_is_pinned_by_its_listing(server: Weed, tmp_path: P
     shutil.rmtree(cache())
     with pytest.raises(RadtransferError, match="holds other data now"), located(first.pinned, ["own"]):
         pass
+
+
+def test_a_data_set_that_a_run_is_tested_on_is_pinned_by_itself(server: Weed, tmp_path: Path) -> None:
+    """The run's own pin is of its target and source, so that every step finds them whatever lies beside them."""
+    for seed, (folder, parts) in enumerate({"phantoms": ["hand", "knee"], "drawn": ["forearm"]}.items()):
+        make_phantoms(tmp_path / folder, images_per_part=20, parts=parts, difficulty=0.2, size=64, seed=seed)
+        files = (path for path in (tmp_path / folder).rglob("*") if path.is_file())
+        put(server, tmp_path.name, {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in files})
+    asked = {"layout": "phantoms", "path": "drawn", "part": "forearm"}
+    config = validate(SETTINGS | {"name": "tiny", "external": asked}, "test")
+    root = f"s3://radtransfer/{tmp_path.name}"
+
+    def seen() -> dict[str, Any]:
+        with located(root, (config.target_path, config.source_path)) as place:
+            return dict(requested(config, place, None)[0]["arguments"])
+
+    first = seen()
+    stores = [tmp_path / "stores" / role for role in ("target", "source")]
+    preprocess(data_root=first["data_root"], target_out=stores[0], source_out=stores[1], **SETTINGS)
+    learnt, unseen = Learnt.of_store(stores[0]), ExternalSet.of(asked, "test")
+    external_store(data_root=first["data_root"], learnt=learnt, asked=unseen, out=tmp_path / "stores" / "unseen")
+    pins = [
+        artifacts.read(path, "image-store").content["data"]["uri"] for path in (*stores, tmp_path / "stores/unseen")
+    ]
+    assert pins[0] == pins[1] == first["data_root"] != pins[2]
+    assert first["data_version"] == "/".join(pin.partition("#")[2] for pin in pins[1:])
+
+    image = sorted((tmp_path / "drawn").rglob("*.png"))[0].relative_to(tmp_path).as_posix()
+    put(server, tmp_path.name, {image: b"another"})
+    second = seen()
+    assert second["data_root"] == first["data_root"] and second["data_version"] != first["data_version"]
 
 
 def test_half_an_object_is_gone_on_with_and_a_damaged_one_is_fetched_anew(server: Weed, tmp_path: Path) -> None:

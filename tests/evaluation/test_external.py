@@ -7,11 +7,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
@@ -20,7 +22,8 @@ from radtransfer.cli import app
 from radtransfer.config import TL_SOURCES, ExternalSet
 from radtransfer.datasets.phantoms import make_phantoms
 from radtransfer.errors import RadtransferError
-from radtransfer.evaluation.external import Run, external
+from radtransfer.evaluation import verdict
+from radtransfer.evaluation.external import PATIENTS_ELSEWHERE, Run, _warnings, external
 from radtransfer.evaluation.schema import ExternalFile
 from radtransfer.preprocess.external import Learnt, external_store
 from radtransfer.preprocess.store import Store
@@ -55,7 +58,10 @@ def run(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (file, label) in enumerate(rows):
         place = chain.data_root / "other" / {"fractured": "abnormal"}.get(label, label) / f"{number:03d}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
+        if number % 2:  # nothing of its bytes and pixels is left, so that only a look at it tells a near duplicate
+            Image.open(file).point(lambda value: 20 + value * 3 // 4).save(place)
+        else:
+            shutil.copyfile(file, place)
     return out
 
 
@@ -75,7 +81,7 @@ def made(chain: Chain, run: Path) -> Path:
 
 
 def test_what_the_run_has_seen_is_left_out(chain: Chain, made: Path) -> None:
-    """Copies of images of all three splits, under other names and in another data set."""
+    """Copies of images of all three splits, some processed anew, under other names and in another data set."""
     store = artifacts.read(made, "external", verify=True).content["store"]
     assert [one["problem"] for one in store["rejected"]] == ["leak"] * SEEN
     assert {one["file"] for one in store["rejected"]} == {
@@ -131,6 +137,25 @@ def test_the_page_says_what_the_file_says(made: Path) -> None:
     assert "src=" not in page and "<script" not in page
 
 
+@pytest.mark.parametrize(
+    ("name", "patients", "said"),
+    [
+        ("FracAtlas", [None, "p"], [verdict.NO_PATIENTS]),
+        ("MURA", [None, None], [verdict.NO_PATIENTS]),
+        ("MURA", ["p", "q"], []),
+        ("another", [None, "p"], [PATIENTS_ELSEWHERE]),
+        ("another", [None, None], []),
+    ],
+)
+def test_warnings_tell_what_is_not_known_of_patients(name: str, patients: list[str | None], said: list[str]) -> None:
+    both = {"target": SimpleNamespace(path="FracAtlas/"), "source": SimpleNamespace(path="sets/MURA")}
+    run = SimpleNamespace(learnt=SimpleNamespace(part="hand", **both), metrics={"positive_class": "fractured"})
+    grouping = "patient" if all(patients) else "near_duplicate"
+    content = {"synthetic": False, "part": "hand", "positive_class": "fractured", "name": name, "grouping": grouping}
+    manifest = pd.DataFrame({"label": [0, 1] * 50, "patient_id": patients * 50, "group_id": range(100)})
+    assert _warnings(cast("Run", run), cast("Store", SimpleNamespace(content=content, manifest=manifest))) == said
+
+
 def test_the_step_of_a_run_gives_what_the_command_gives(chain: Chain, made: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"target_store": chain.target_store, "evaluation": chain.evaluation, "name": "tiny"}
     given |= {"classifiers": chain.classifiers[::-1], "models": chain.models, "bootstrap": 100, "seed": 0, "threads": 1}
@@ -171,6 +196,9 @@ def test_runs_that_are_not_whole_are_refused(run: Path, tmp_path: Path) -> None:
     weights = next((tmp_path / "changed" / "models" / "imagenet").glob("*/weights.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(RadtransferError, match=r"weights\.safetensors: its sha256 is not the recorded one"):
+        Run.open(tmp_path / "changed")
+    (tmp_path / "changed" / "splits.csv").unlink()
+    with pytest.raises(RadtransferError, match=r"has no splits\.csv, which names the images"):
         Run.open(tmp_path / "changed")
     shutil.rmtree(tmp_path / "changed" / "models")
     with pytest.raises(RadtransferError, match="has no folders models and classifiers"):

@@ -32,7 +32,7 @@ def check(
     out: Annotated[Path, typer.Option(help="Folder for data_report.html, data_report.md and problems.csv; new.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
 ) -> None:
-    """Read the data sets of a run, every image once, and report what is there and what is wrong with it.
+    """Read target and source of a run, every image once, and report what is there and what is wrong with it.
 
     Exits with code 1 when there is a problem whose policy is `fail`.
     """
@@ -56,8 +56,9 @@ def names(
     import csv
 
     from radtransfer import datasets
-    from radtransfer.config import load
+    from radtransfer.config import ExternalSet, load
     from radtransfer.datasets.fetch import located
+    from radtransfer.datasets.roots import unpinned
 
     given = load(config)
     with located(data_root, (given.target_path, given.source_path)) as place:
@@ -65,7 +66,12 @@ def names(
             given.target_layout, place.root, given.target_path, given.target_part, given.target_table
         )
         source = datasets.read(given.source_layout, place.root, given.source_path, table=given.source_table)
-    files = [(dataset, file) for dataset in (target, source) for file in dataset.files]
+    read = [target, source]
+    if given.external:
+        asked = ExternalSet.of(given.external, "external")
+        with located(unpinned(data_root), (asked.path,)) as place:
+            read.append(datasets.read(asked.layout, place.root, asked.path, asked.part, asked.table))
+    files = [(dataset, file) for dataset in read for file in dataset.files]
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["name", "file"])
     table.writerows(sorted({(dataset.called(file), file) for dataset, file in files}))

@@ -148,8 +148,8 @@ def external(
 ) -> None:
     """Test a finished run, as it is, on labelled images that it has never seen: another data set or body part.
 
-    All sources' choices score them at their thresholds. What is like an image of the run, or of its patients, is left
-    out.
+    All sources' choices score them at their thresholds. What is like an image of the run is left out, and, in a data
+    set of the run, what is of its patients.
     """
     from radtransfer.artifacts import read_json
     from radtransfer.config import ExternalSet, mapping

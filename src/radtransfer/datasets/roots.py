@@ -79,6 +79,12 @@ def parse(data_root: str | Path) -> Path | S3Root | DvcRoot:
     raise RadtransferError(f"data root {shown}: expected {FORMS}")
 
 
+def unpinned(data_root: str | Path) -> str | Path:
+    """The data root for other folders than those whose content an address in S3 was pinned to."""
+    root = parse(data_root)
+    return root.pinned("").rstrip("#") if isinstance(root, S3Root) else data_root
+
+
 def clean(name: str, where: str) -> str:
     """A relative POSIX path without ``.``, ``..`` or odd characters, safe to make below a folder; may be empty.
 

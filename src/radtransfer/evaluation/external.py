@@ -34,6 +34,10 @@ from radtransfer.training.inference import batches
 from radtransfer.training.runtime import settle
 
 FAMILY = "shift"
+PATIENTS_ELSEWHERE = (
+    "Patient ids hold within one data set: whether a patient of these images is among those of the run, with images "
+    "that are not alike, cannot be seen."
+)
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,16 @@ class Run:
         """By the folder that `radtransfer run` left.
 
         Raises:
-            RadtransferError: not one, made before runs kept models and classifiers, or changed since.
+            RadtransferError: not one, made before runs kept models and classifiers, not whole, or changed since.
         """
         if not (path / "run.json").is_file():
             raise RadtransferError(f"{path}: no finished run (no run.json); name the folder of `radtransfer run`")
         if not (path / "classifiers").is_dir() or not (path / "models").is_dir():
             raise RadtransferError(f"{path}: has no folders models and classifiers; make the run again to have them")
+        if not (path / "splits.csv").is_file():
+            raise RadtransferError(
+                f"{path}: has no splits.csv, which names the images that the run has seen; restore it"
+            )
         config = validate(artifacts.read_json(path / "run.json")["config"], str(path / "run.json"))
         return cls.of(
             path.resolve().name,
@@ -242,6 +250,9 @@ def _warnings(run: Run, images: Store) -> list[str]:
             f"Positive means {content['positive_class']!r} here and {run.metrics['positive_class']!r} in the run: part "
             "of a difference may be one of labels."
         )
-    if content["name"] == run.learnt.target.path.rpartition("/")[2] and content["grouping"] != "patient":
+    seen = {Path(asked.path).name for asked in (run.learnt.target, run.learnt.source)}
+    if content["name"] in seen and content["grouping"] != "patient":
         found.append(verdict.NO_PATIENTS)
+    if content["name"] not in seen and images.manifest["patient_id"].notna().any():
+        found.append(PATIENTS_ELSEWHERE)
     return found + verdict.few(labels, images.manifest["group_id"].to_numpy())

@@ -128,7 +128,7 @@ class ExternalFile(MetricsFile):
     """``metrics.json`` of an **external**: a run's choices on images that it has never seen."""
 
     name: str = Field(description="what the rows call the images: subgroup external=NAME")
-    run: str = Field(description="name of the run's folder")
+    run: str = Field(description="name of the run")
     run_target: str
     evaluation: str = Field(description="digest of the run's evaluation")
     left_out: dict[str, int] = Field(description="files that are not among the images, by problem; leak: seen before")

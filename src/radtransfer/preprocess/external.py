@@ -9,6 +9,7 @@ from pathlib import Path
 from radtransfer import artifacts
 from radtransfer.config import ExternalSet, RunConfig
 from radtransfer.datasets.fetch import located
+from radtransfer.datasets.roots import unpinned
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store
 from radtransfer.preprocess.describe import describe
@@ -72,12 +73,15 @@ class Learnt:
 def external_store(*, data_root: str | Path, learnt: Learnt, asked: ExternalSet, out: Path) -> None:
     """Store the images of a part of a data set that no model of a run has learned from or was chosen by.
 
-    They are decoded, scaled and cropped as the run's were; what a run would stop at is repaired or left out. Leakage
-    groups are found over them and *all* images of the run's target and source (whatever their split); what is in a
-    group with one of these is left out and listed.
+    They are decoded, scaled and cropped as the run's were; what a run would stop at is repaired or left out; duplicates
+    of the other class are kept, whatever the policy for ``unlike_duplicate``. Leakage groups are found over them and
+    *all* images of the run's target and source (whatever their split); what is in a group with one of these is left out
+    and listed. Near duplicates are looked for whether or not patients are known; a patient is known again only within a
+    data set, told by the name of its folder.
 
     Args:
-        data_root: folder of the data sets, the run's among them, or its address.
+        data_root: folder of the data sets, the run's among them, or its address; what an address in S3 is pinned to are
+            the run's, as in the run itself.
         learnt: what the run has seen; all of it must be there.
         asked: the data set and the part of it.
         out: image store to write, all of it in the split ``test``.
@@ -88,18 +92,21 @@ def external_store(*, data_root: str | Path, learnt: Learnt, asked: ExternalSet,
     wanted, target, source = Asked(asked.layout, asked.path, asked.table), learnt.target, learnt.source
     settings = {name: asdict(one) for name, one in (("external", wanted), ("target", target), ("source", source))}
     same = {"ct_window": learnt.ct_window, "crop_border": learnt.crop_border}
-    with located(data_root, (asked.path, target.path, source.path)) as place:
-        own = of_part(ROLE, place.root, wanted, asked.part)
+    with (
+        located(data_root, (target.path, source.path)) as place,
+        located(unpinned(data_root), (asked.path,)) as elsewhere,
+    ):
+        own = of_part(ROLE, elsewhere.root, wanted, asked.part)
         seen = select(place.root, target, learnt.part, source, learnt.parts)
-        shared = {"root": str(place.root.resolve())} | settings | same
+        shared = {"roots": [str(root.resolve()) for root in (elsewhere.root, place.root)]} | settings | same
         with (
             resumable(shared, learnt.image_size, Path(out).absolute().parent) as scratch,
             artifacts.writing(Path(out), "image-store", step="external", settings=settings | same) as (folder, content),
         ):
             window, chosen = Window.of(learnt.ct_window), learnt.on_problem
-            images, descriptors = decode_all(place.root, (own, *seen), scratch, window, learnt.crop_border, chosen)
+            images, descriptors = decode_all((own, *seen), scratch, window, learnt.crop_border, chosen)
             _check_there(learnt.splits, {image.sha256 for image in images if image.role != ROLE})
-            names, pairs = group_names(images, descriptors, scratch)
+            names, pairs = group_names(images, descriptors, scratch, of_known_patients=True)
             taken = {name for image, name in zip(images, names, strict=True) if image.role != ROLE}
             mine = [i for i, image in enumerate(images) if image.role == ROLE]
             kept = sorted((i for i in mine if names[i] not in taken), key=lambda i: images[i].record.file)
@@ -114,9 +121,10 @@ def external_store(*, data_root: str | Path, learnt: Learnt, asked: ExternalSet,
             rows = [manifest_row(images[i], own, names[i], "test") for i in kept]
             squares = (scratch.square(images[i].place) for i in kept)
             store.write(folder, rows, squares, learnt.image_size, own.rejected, own.found)
-            joined = sum({*kept}.issuperset(pair) for pair in pairs)
+            own_images = set(kept)
+            joined = sum(own_images.issuperset(pair) for pair in pairs)
             described = describe(own, rows, [images[i].levels for i in kept], learnt.image_size, joined)
-            content.update(described, **same, data=place.data)
+            content.update(described, **same, data=elsewhere.data)
 
 
 def _check_there(splits: Path, found: set[str]) -> None:

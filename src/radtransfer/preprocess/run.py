@@ -159,7 +159,7 @@ def preprocess(
             )
             for side, out in zip(sides, (target_out, source_out), strict=True)
         }
-        images, descriptors = decode_all(place.root, sides, scratch, window, crop_border, chosen)
+        images, descriptors = decode_all(sides, scratch, window, crop_border, chosen)
         _stop_at(chosen, sides)
         names, pairs = group_names(images, descriptors, scratch)
         kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
@@ -221,7 +221,6 @@ def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Itera
 
 
 def decode_all(
-    data_root: Path,
     sides: Sequence[Side],
     scratch: Scratch,
     window: Window | None,
@@ -232,7 +231,7 @@ def decode_all(
     images: list[Image] = []
     descriptors = []
     work = [(side, record) for side in sides for record in side.records]
-    paths = [Path(data_root) / record.file for _, record in work]
+    paths = [side.root / record.file for side, record in work]
     ingested = ingest(paths, scratch, window, crop_border=crop_border)
     for (side, record), got in zip(work, track(ingested, "preprocess: decode", len(work)), strict=True):
         if isinstance(got, Refused):
@@ -262,13 +261,27 @@ class _Chosen:
 
 
 def group_names(
-    images: list[Image], descriptors: np.ndarray[Any, np.dtype[np.int8]], scratch: Scratch
+    images: list[Image],
+    descriptors: np.ndarray[Any, np.dtype[np.int8]],
+    scratch: Scratch,
+    *,
+    of_known_patients: bool = False,
 ) -> tuple[list[str], list[tuple[int, int]]]:
-    """Name of each image's leakage group, and the pairs of near duplicates."""
+    """Name of each image's leakage group, and the pairs of near duplicates.
+
+    Args:
+        images: the images, N.
+        descriptors: theirs, int8 [N, 2304].
+        scratch: where they wait.
+        of_known_patients: whether to look for near duplicates among images whose patient is known, too: ids tell
+            nothing of whether images of two data sets are of one patient.
+    """
     pairs: list[tuple[int, int]] = []
     for slices, limits in ((False, grouping.RADIOGRAPHS), (True, grouping.SLICES)):
         some = [
-            i for i, image in enumerate(images) if image.record.patient_id is None and image.dataset.slices == slices
+            i
+            for i, image in enumerate(images)
+            if image.dataset.slices == slices and (of_known_patients or image.record.patient_id is None)
         ]
         files = [images[i].record.file for i in some]
         found = grouping.near_duplicates(

@@ -15,9 +15,10 @@ from radtransfer.problems import Rejected
 
 @dataclass
 class Side:
-    """A store in the making."""
+    """A store in the making; the files of its data set are relative to ``root``."""
 
     role: str
+    root: Path
     dataset: Dataset
     part: str
     records: list[Record]
@@ -84,7 +85,7 @@ def select(data_root: Path, target: Asked, part: str, source: Asked, parts: Sequ
     lost = [] if same else _rejected(others)
     sides = (
         side,
-        Side("source", others, "+".join(sorted(wanted)), theirs, len(theirs) + len(lost), lost, notes),
+        Side("source", data_root, others, "+".join(sorted(wanted)), theirs, len(theirs) + len(lost), lost, notes),
     )
     for one in sides:
         _check_classes(one)
@@ -103,7 +104,7 @@ def of_part(role: str, data_root: Path, asked: Asked, part: str) -> Side:
             f"{role} part {part!r} is not in {asked.path} (layout {asked.layout}); {near(part, dataset.parts)}"
         )
     records = [record for record in dataset.records if part in record.parts]
-    side = Side(role, dataset, part, records, len(records) + len(dataset.rejected), _rejected(dataset))
+    side = Side(role, data_root, dataset, part, records, len(records) + len(dataset.rejected), _rejected(dataset))
     _check_classes(side)
     return side
 

@@ -114,7 +114,7 @@ class Detector:
                 raise TypeError("a variance that is not positive")
         except FileNotFoundError:
             raise RadtransferError(f"{path}: no such file") from None
-        except (SafetensorError, TypeError, ValueError) as error:
+        except (SafetensorError, AttributeError, TypeError, ValueError) as error:  # NumPy has no float8: AttributeError
             raise RadtransferError(f"{path}: not a detector of unfit images ({error})") from None
         return detector
 

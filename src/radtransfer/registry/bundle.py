@@ -158,6 +158,7 @@ def _unfit(chosen: Artifact, features: str, store: Store) -> dict[str, Any]:
         "false_alarms_meant": FALSE_ALARMS,
         "false_alarms": {"images": len(test), "unfit": int(beyond.sum())} | share._asdict(),
         "modality": store.content["modality"],
+        "dicom_modalities": store.content["dicom_modalities"],
         "coloured": store.content["flags"].get("colour", 0) > COLOURED * store.content["images"],
     }
 

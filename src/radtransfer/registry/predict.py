@@ -123,7 +123,8 @@ def plainly_unfit(decoded: Decoded, unfit: Mapping[str, Any]) -> str:
     Returns:
         ``blank``: fewer than :data:`SHOWN` of the pixels are unlike the rest; ``colour``: more than :data:`COLOURED`
         of them are clearly coloured, which those of the training images are not; ``modality ...``: the DICOM header
-        says CT where X-rays were learnt, ultrasound, and so on. Empty: nothing speaks against it.
+        says CT where X-rays were learnt, ultrasound, and so on, and none of the run's own images did. Empty: nothing
+        speaks against it.
     """
     levels = np.bincount(decoded.pixels.ravel(), minlength=256)
     median = int(np.searchsorted(levels.cumsum(), levels.sum() / 2))
@@ -133,7 +134,7 @@ def plainly_unfit(decoded: Decoded, unfit: Mapping[str, Any]) -> str:
         return ""
     if decoded.coloured > COLOURED and not unfit["coloured"]:
         return "colour"
-    learnt = X_RAY if unfit["modality"] == "X-ray" else {unfit["modality"]}
+    learnt = (X_RAY if unfit["modality"] == "X-ray" else {unfit["modality"]}).union(unfit["dicom_modalities"])
     if decoded.modality and decoded.modality not in learnt:
         return f"modality {decoded.modality}, the training images are {unfit['modality']}"
     return ""

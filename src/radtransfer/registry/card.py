@@ -95,7 +95,7 @@ def model_card(
         evaluation["answer"]["text"],
         "",
         *([evaluation["robustness"]["text"], ""] if evaluation.get("robustness") else []),
-        *_unfit(bundle["unfit"]),
+        *_refusals(bundle["unfit"]),
         "## Limits",
         "",
         *(f"- {warning}" for warning in evaluation["warnings"]),
@@ -110,7 +110,7 @@ def model_card(
     return "\n".join(lines)
 
 
-def _unfit(unfit: Mapping[str, Any]) -> list[str]:
+def _refusals(unfit: Mapping[str, Any]) -> list[str]:
     """When prediction refuses an image, and how often wrongly."""
     alarms = unfit["false_alarms"]
     return [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import expit
@@ -41,9 +42,15 @@ def main() -> None:
         started, worked = time.perf_counter(), time.process_time()
         on_images = resample(unit, of_study[unit], given.replicates, 0)
         on_studies = resample(np.arange(len(of_study)), of_study, given.replicates, 0)
-        image = Level("image", of_study[unit], unit.astype(object), on_images, np.arange(given.images))
-        study = Level("study", of_study, np.arange(len(of_study)).astype(object), on_studies, unit, "mean")
-        levels = (image, study, study._replace(pooling="max"))
+        image = Level(
+            name="image", labels=of_study[unit], groups=unit.astype(object), unit=np.arange(given.images),
+            resamples=on_images,
+        )  # fmt: skip
+        study = Level(
+            name="study", labels=of_study, groups=np.arange(len(of_study)).astype(object), unit=unit, pooling="mean",
+            resamples=on_studies,
+        )  # fmt: skip
+        levels = (image, study, replace(study, pooling="max"))
         measured = {
             name + level.suffix: measure(level.labels, level.scores(one), 0.5, level.resamples)
             for level in levels

@@ -7,13 +7,16 @@ as a few plain words. In a store an attribute is written ``name=value``, which i
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+
+from radtransfer.errors import RadtransferError
 
 AGES = (("0-1", 2), ("2-11", 12), ("12-17", 18), ("18-39", 40), ("40-64", 65), ("65+", 120))
 """Bands of age and the years below which each ends: those of ICH E11 for children and of ICH E7 for the old, adults
 parted at 40."""
 MAX_VALUES = 20
-"""An attribute of images with more values than these is none: it may be an identifier."""
+"""Texts that a data set may have for an attribute in free words; more may be identifiers."""
 _PLAIN = re.compile(r"[^\W_][\w +.&/-]{0,30}", re.ASCII)
 _YEARS = re.compile(r"0*(\d{1,3}(?:\.\d+)?)[Yy]?")
 _YES = {"1": "yes", "1.0": "yes", "yes": "yes", "y": "yes", "true": "yes"}
@@ -53,18 +56,40 @@ ATTRIBUTES: dict[str, Callable[[str], str | None]] = {
 """What an attribute's text becomes; None: it says nothing that may be kept."""
 
 
-def attributes(texts: Mapping[str, str]) -> tuple[str, ...]:
-    """What is known of an image, ``name=value`` each, in the order of :data:`ATTRIBUTES`.
+class Attributes:
+    """Of the images of one data set.
 
     Args:
-        texts: by attribute, as the data set has them: an age in years (``14.1`` or ``014Y``), ``yes`` or ``1``, ...;
-            what is empty, or no such value, is left out.
-
-    Raises:
-        KeyError: a name that is no attribute.
+        where: the data set, as errors name it.
     """
-    found = {name: ATTRIBUTES[name](text.strip()) for name, text in texts.items()}
-    return tuple(f"{name}={found[name]}" for name in ATTRIBUTES if found.get(name))
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._texts: dict[str, set[str]] = defaultdict(set)
+
+    def of(self, texts: Mapping[str, str]) -> tuple[str, ...]:
+        """What is known of an image, ``name=value`` each, in the order of :data:`ATTRIBUTES`.
+
+        Args:
+            texts: by attribute, as the data set has them: an age in years (``14.1`` or ``014Y``), ``yes`` or ``1``,
+                ...; what is empty, or no such value, is left out.
+
+        Raises:
+            KeyError: a name that is no attribute.
+            RadtransferError: with this image an attribute in free words has more than :data:`MAX_VALUES` texts, of
+                which those count, too, that are left out.
+        """
+        texts = {name: text.strip() for name, text in texts.items()}
+        found = {name: ATTRIBUTES[name](text) for name, text in texts.items()}
+        for name, text in texts.items():
+            if text and ATTRIBUTES[name] is _plain:
+                self._texts[name].add(text)
+                if len(self._texts[name]) > MAX_VALUES:
+                    raise RadtransferError(
+                        f"{self._where}: more than {MAX_VALUES} different texts for the attribute {name!r}, which may "
+                        "be identifiers: name another column for it, or fewer groups in this one"
+                    )
+        return tuple(f"{name}={found[name]}" for name in ATTRIBUTES if found.get(name))
 
 
 def order(attribute: str) -> tuple[int, int, str]:

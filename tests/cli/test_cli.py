@@ -200,10 +200,10 @@ def test_predict_keeps_unfit_images_with_their_reasons_and_counts_them(
     assert invoke(monkeypatch, "predict", "--bundle", "b", *given, "broken.png", "--format", "json") == 1
     rows = json.loads(capsys.readouterr().out)
     assert [row["image"] for row in rows] == [*given, "broken.png"]
-    assert rows[1] == {"image": "0.9.png", "score": 0.9, "label": "abnormal", "unfit": None, "distance": 1.25}
-    nothing = {"score": None, "label": None, "unfit": None, "distance": None}
+    nothing = {"score": None, "label": None, "unfit": None, "distance": None, "reason": None}
+    assert rows[1] == nothing | {"image": "0.9.png", "score": 0.9, "label": "abnormal", "distance": 1.25}
     assert rows[0] == nothing | {"image": "blank.png", "unfit": "blank"}
-    assert rows[4] == nothing | {"image": "broken.png"}
+    assert rows[4] == nothing | {"image": "broken.png", "reason": "cut off"}
     assert (rows[2]["score"], rows[2]["label"], rows[2]["distance"]) == (0.5, None, 2.5)
 
 

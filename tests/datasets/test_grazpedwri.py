@@ -102,6 +102,17 @@ def test_one_folder_of_images_and_labels_beside_it_will_do(base: Path) -> None:
     assert any("no boxes" in note for note in dataset.notes)
 
 
+def test_more_manufacturers_than_there_can_be_are_refused(base: Path) -> None:
+    rows = []
+    for number in range(21):
+        stem = f"{number:04d}_1_01_WRI-L1_M001"
+        image(base / "images_part3" / f"{stem}.png")
+        rows.append(f"{stem},{number},1,1,M,1,L,1,1,,,,,1,,0.1,{'Ärztin' if number % 2 else 'Doe'} {number}")
+    (base / "dataset.csv").write_text("\n".join([HEADER, *rows]))
+    with pytest.raises(RadtransferError, match=r"GRAZPEDWRI-DX: more than 20 different texts.*'manufacturer'"):
+        read(base)
+
+
 def test_nothing_is_lost_in_silence(base: Path) -> None:
     image(base / "images_part3" / "0009_1_01_WRI-L1_M001.png")  # in no row
     image(base / "images_part3" / f"{OTHER}.png")  # there twice

@@ -130,6 +130,10 @@ def test_a_file_that_is_no_detector_is_refused(tmp_path: Path, changes: dict[str
     save_file({name: part for name, part in parts.items() if part is not None}, path)
     with pytest.raises(RadtransferError, match="not a detector of unfit images"):
         Detector.load(path)
+    header = b'{"mean":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(RadtransferError, match="not a detector of unfit images"):
+        Detector.load(path)
     path.write_bytes(b"no safetensors at all")
     with pytest.raises(RadtransferError, match="not a detector of unfit images"):
         Detector.load(path)

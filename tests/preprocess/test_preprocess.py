@@ -402,7 +402,8 @@ def test_ct_is_stored_in_the_window_asked_for(tmp_path: Path) -> None:
     asked = {"target_layout": "table", "target_path": "ct", "target_part": "ct", "target_table": table}
     asked |= {"target_table": table | {"modality": "CT"}, "source_layout": "class_folders", "source_path": "cf"}
     target, _ = run(tmp_path, tmp_path / "out", ct_window=[-300, 1400], **asked)
-    assert target.content["ct_window"] == [-300, 1400] and target.content["modality"] == "CT"
+    assert target.content["ct_window"] == [-300, 1400]
+    assert (target.content["modality"], target.content["dicom_modalities"]) == ("CT", ["CT"])
     assert target.content["flags"]["dicom"] == target.content["flags"]["hounsfield"] == 40
     for row, image in zip(target.manifest.itertuples(), target.images, strict=True):
         number = (int(Path(row.image_id).stem) - 1000) // 50

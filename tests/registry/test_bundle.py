@@ -97,6 +97,9 @@ def test_what_no_network_need_see_is_told_by_name(chain: Chain, tmp_path: Path) 
     of_ct = described(chain, tmp_path / "ct", unfit=entry | {"modality": "CT", "coloured": True})
     found = {one.image.stem: one.unfit.partition(",")[0] for one in predict(bundle=of_ct, images=files, threads=1)}
     assert found["DX"] == "modality DX" and "modality" not in found["CT"] and found["colour"] != "colour"
+    of_us = described(chain, tmp_path / "us", unfit=entry | {"dicom_modalities": ["US"]})
+    found = {one.image.stem: one.unfit.partition(",")[0] for one in predict(bundle=of_us, images=files, threads=1)}
+    assert found["CT"] == "modality CT" and not any("modality" in found[code] for code in ("US", "DX"))
 
 
 def test_a_bundle_from_before_there_were_distances_still_predicts(chain: Chain, tmp_path: Path) -> None:
@@ -213,8 +216,9 @@ def described(chain: Chain, out: Path, **changes: object) -> Path:
         {"store_size": True},
         {"store_size": 10**6},
         {"crop_border": "yes"},
-        {"unfit": {"limit": 0.5, "modality": "X-ray", "coloured": False}},
+        {"unfit": {"limit": 0.5, "modality": "X-ray", "dicom_modalities": [], "coloured": False}},
         {"unfit": {"limit": 2.0}},
+        {"unfit": {"limit": 2.0, "modality": "X-ray", "dicom_modalities": ["a\nb"], "coloured": False}},
     ],
 )
 def test_a_bundle_with_an_unsound_description_is_refused(
@@ -246,7 +250,7 @@ def test_ct_is_predicted_in_the_window_that_it_was_trained_in(chain: Chain, tmp_
     shown = np.rint(np.clip((hounsfield + 1350) / 1500, 0, 1) * 255).astype(np.uint8)
     Image.fromarray(shown).save(tmp_path / "shown.png")
     scores = {}
-    entry = {"limit": 1e9, "modality": "CT", "coloured": False}
+    entry = {"limit": 1e9, "modality": "CT", "dicom_modalities": [], "coloured": False}
     for name, window in (("trained", [-600.0, 1500.0]), ("files", [])):
         bundle = described(chain, tmp_path / name, ct_window=window, unfit=entry)
         found = predict(bundle=bundle, images=[scan, tmp_path / "shown.png"], threads=1)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from radtransfer.datasets import phantoms
 from radtransfer.errors import RadtransferError
@@ -30,7 +31,7 @@ DIGESTS = {
     "contrast": "dfeb88d89579d833",
     "gamma": "47d27220254f5acd",
     "jpeg": "7ecee71f1c3044e8",
-    "rotation": "b606d8405b588554",
+    "rotation": "45bce032a46f6def",
     "crop": "77340d96e648ee90",
     "resolution": "d183086d45a96055",
     "marker": "aabc691a006dfb74",
@@ -134,6 +135,15 @@ def test_noise_is_as_wide_as_it_says() -> None:
         added = APPLIED["noise"](grey, share, bits).astype(float) - 128
         assert added.std() == pytest.approx(share * 255, rel=0.02)
         assert abs(added.mean()) < 0.05 * share * 255
+
+
+def test_rotation_is_that_of_pillow() -> None:
+    """To a grey level but on the edge of what comes in from outside, where the last bit of a place decides."""
+    for degrees, shape in ((7, (70, 50)), (30, (51, 64)), (90, (40, 40))):
+        pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+        wanted = np.array(Image.fromarray(pixels).rotate(degrees, Image.Resampling.BILINEAR)).astype(int)
+        off = min((np.abs(APPLIED["rotation"](pixels, sign * degrees, bits) - wanted) > 1).mean() for sign in (1, -1))
+        assert off < 0.005
 
 
 def test_blur_is_the_gaussian() -> None:

@@ -220,7 +220,7 @@ def predict(
         if one.unfit:
             unfit[one.unfit.partition(" (")[0]] += 1
         if format_ == "json":
-            listed.append(row)
+            listed.append(row | {"reason": one.reason or None})
             continue
         if number == 0:  # a bundle that is refused prints nothing
             table.writerow(row)

@@ -6,7 +6,7 @@ truth; ``dataset.csv`` gives body parts, views and flags; ``Annotations/YOLO`` f
 
 from __future__ import annotations
 
-from radtransfer.attributes import attributes
+from radtransfer.attributes import Attributes
 from radtransfer.datasets.records import Dataset, Folder, Record
 from radtransfer.datasets.rows import read_rows
 from radtransfer.datasets.yolo import yolo_boxes
@@ -27,6 +27,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
     columns = ("image_id", "fractured", *PARTS, *FLAGS, *VIEWS)
     table = {row.cells["image_id"]: row.cells for row in read_rows(folder.need("dataset.csv", "fracatlas"), columns)}
     records, rejected, conflicts = [], [], []
+    attributes = Attributes(str(folder.path))
     for name, label in CLASSES.items():
         folder.need(f"images/{name}", "fracatlas")
         for path in folder.images("images", name):
@@ -41,7 +42,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
             known["view"] = "+".join(view for view in VIEWS if row[view] == "1")
             annotation = folder.path / "Annotations" / "YOLO" / f"{path.stem}.txt"
             boxes = yolo_boxes(annotation) if label and annotation.is_file() else ()
-            records.append(Record(file, label, parts, boxes=boxes, attributes=attributes(known)))
+            records.append(Record(file, label, parts, boxes=boxes, attributes=attributes.of(known)))
     notes = ["no patient ids: split by duplicates and near duplicates, not by patient"]
     if conflicts:
         names = sorted(file.rpartition("/")[2] for file in conflicts)

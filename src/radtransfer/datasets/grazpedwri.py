@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from radtransfer.attributes import attributes
+from radtransfer.attributes import Attributes
 from radtransfer.datasets.pseudonym import Pseudonyms
 from radtransfer.datasets.records import Box, Dataset, Folder, Record
 from radtransfer.datasets.rows import read_rows
@@ -33,7 +33,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
 
     Raises:
         RadtransferError: images or CSV are missing, the CSV has other columns than published, a file of boxes is not
-            in YOLO's form, or no pseudonym key is set.
+            in YOLO's form, there are more manufacturers than there may be, or no pseudonym key is set.
     """
     del part
     table: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -47,6 +47,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
     images = [path for name in there for path in folder.images(name)]
     stems = Counter(path.stem for path in images)
     records, rejected, conflicts = [], [], []
+    attributes = Attributes(str(folder.path))
     for path in images:
         rows = table.get(path.stem, [])
         unfit = _unfit(rows, stems[path.stem])
@@ -55,7 +56,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
         else:
             annotation = boxes / f"{path.stem}.txt" if boxes else None
             fractures = yolo_boxes(annotation, FRACTURE) if annotation and annotation.is_file() else ()
-            records.append(_record(folder.file(path), rows[0], fractures, pseudonyms))
+            records.append(_record(folder.file(path), rows[0], fractures, pseudonyms, attributes))
             if fractures and not records[-1].label:
                 conflicts.append(folder.file(path))
     records.sort(key=lambda record: record.file)
@@ -91,7 +92,9 @@ def _unfit(rows: list[dict[str, str]], images: int) -> str | None:
     return None if truth in _TRUTH else f"fracture_visible is {truth[:40]!r}, expected 1 or nothing"
 
 
-def _record(file: str, row: dict[str, str], fractures: tuple[Box, ...], pseudonyms: Pseudonyms) -> Record:
+def _record(
+    file: str, row: dict[str, str], fractures: tuple[Box, ...], pseudonyms: Pseudonyms, attributes: Attributes
+) -> Record:
     label = _TRUTH[row["fracture_visible"]]
     known = {name: "yes" if _TRUTH.get(row[column]) else "no" for column, name in FLAGS.items()}
     known |= {name: row[column] for column, name in TEXTS.items()} | {"view": PROJECTIONS.get(row["projection"], "")}
@@ -102,5 +105,5 @@ def _record(file: str, row: dict[str, str], fractures: tuple[Box, ...], pseudony
         patient_id=pseudonyms.of(row["patient_id"]),
         study_id=pseudonyms.of(f"{row['patient_id']}/{row['study_number']}"),
         boxes=fractures if label else (),
-        attributes=attributes(known),
+        attributes=attributes.of(known),
     )

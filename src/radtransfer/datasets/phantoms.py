@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, zoom
 
 from radtransfer.artifacts import staged
-from radtransfer.attributes import attributes
+from radtransfer.attributes import Attributes
 from radtransfer.datasets.records import Box, Dataset, Folder, Record
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import track
@@ -42,7 +42,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
     del part
     path = folder.need(TABLE, "phantoms")
     there = {image.relative_to(folder.path).as_posix(): image for image in folder.images()}
-    records = []
+    records, attributes = [], Attributes(str(folder.path))
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         if tuple(reader.fieldnames or ()) != COLUMNS:
@@ -56,7 +56,7 @@ def read(folder: Folder, part: str | None) -> Dataset:
                 boxes = tuple(_box(text) for text in row["boxes"].split(";") if text)
             except ValueError:
                 raise RadtransferError(f"{path}, line {number}: not a row of make_phantoms; make them again") from None
-            known = attributes({name: row[name] for name in ("sex", "age")})
+            known = attributes.of({name: row[name] for name in ("sex", "age")})
             file = folder.file(image)
             records.append(
                 Record(file, label, (row["part"],), row["patient"], row["study"], boxes=boxes, attributes=known)

@@ -13,7 +13,8 @@ One row for each image: a PNG (8 or 16 bit), JPEG or DICOM file, under any name.
   of the target part stay its test set; training and validation images are dealt anew between the two.
 - ``boxes``: where the finding is, ``x0,y0,x1,y1;...``, shares (0 to 1) of width and height of the upright image.
 - ``attributes``: columns of what results are given in subgroups by, see :mod:`radtransfer.attributes`; an age in
-  years leaves as a band, and a column with more than 20 values stops the reading, as it may hold identifiers.
+  years leaves as a band, and a column of free words with more than 20 different texts stops the reading, as it may
+  hold identifiers.
 
 A row that does not fit is rejected with its reason, and so is an image that no row names; a table that does not fit
 is an error.
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from radtransfer.attributes import MAX_VALUES, attributes
+from radtransfer.attributes import Attributes
 from radtransfer.config import TableColumns
 from radtransfer.datasets.pseudonym import Pseudonyms
 from radtransfer.datasets.records import Box, Dataset, Folder, Record, is_image
@@ -63,7 +64,7 @@ def read(folder: Folder, part: str | None, mapping: Mapping[str, Any] | None = N
 
     Raises:
         RadtransferError: no or a wrong mapping, no table or none that can be read, a column is missing, a class has no
-            row, ids were written as numbers, an attribute has too many values, or there are ids and no pseudonym key
+            row, ids were written as numbers, an attribute has too many texts, or there are ids and no pseudonym key
             is set.
     """
     del part
@@ -87,7 +88,8 @@ class _Reading:
         self.there = {path.relative_to(folder.path).as_posix(): path for path in folder.files()}
         self.path = _table(folder, self.there, columns.table)
         self.columns = {role: getattr(columns, role) for role in COLUMNS if getattr(columns, role)} | columns.attributes
-        self.attributes = tuple(columns.attributes)
+        self.known = tuple(columns.attributes)
+        self.attributes = Attributes(str(self.path))
         self.labels = dict.fromkeys(columns.negative, 0) | dict.fromkeys(columns.positive, 1)
         self.classes = (columns.negative[0], columns.positive[0])
         self.modality = columns.modality
@@ -103,7 +105,7 @@ class _Reading:
 
     def take(self, cells: dict[str, str], row: Row) -> None:
         """Place one row."""
-        for role in ("patient", "study", *self.attributes):
+        for role in ("patient", "study", *self.known):
             if cells.get(role, "").lower() in _UNKNOWN:
                 cells[role] = ""
         for role in ("patient", "study"):
@@ -147,7 +149,6 @@ class _Reading:
         rejected += [(self.folder.file(path), f"no row of {table} names it") for path in images]
         records.sort(key=lambda record: record.file)
         self._check_classes(records, rejected)
-        self._check_attributes(records)
         notes = self._notes(len(unnamed) - len(images)) + _frequent(records)
         name = self.folder.path.name
         return Dataset(
@@ -190,7 +191,7 @@ class _Reading:
             study_id=study,
             official=OFFICIAL[cells["split"].lower()] if "split" in cells else None,
             boxes=boxes,
-            attributes=attributes({name: cells[name] for name in self.attributes}),
+            attributes=self.attributes.of({name: cells[name] for name in self.known}),
         )
 
     def _called(self, file: str) -> str:
@@ -211,15 +212,6 @@ class _Reading:
                     f"{self.path}: {counts[True]} of {counts.total()} ids in column {self.columns[role]!r} look like "
                     "123.0 or 1.23E+05: a program took them for numbers, and their leading zeros or last digits are "
                     "lost; export the column as text"
-                )
-
-    def _check_attributes(self, records: list[Record]) -> None:
-        values = Counter(one.partition("=")[0] for one in {one for record in records for one in record.attributes})
-        for name, count in values.items():
-            if count > MAX_VALUES:
-                raise RadtransferError(
-                    f"{self.path}: {count} different values in column {self.columns[name]!r}, named as attribute "
-                    f"{name!r}; more than {MAX_VALUES} may be identifiers: name another column, or fewer groups in it"
                 )
 
     def _check_classes(self, records: list[Record], rejected: list[tuple[str, str]]) -> None:

@@ -6,7 +6,7 @@ The one candidate that counts is selected by validation AUROC before a test labe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from radtransfer.evaluation.bands import curves as bands
 from radtransfer.evaluation.compare import Comparison, compare
 from radtransfer.evaluation.entries import Entry
 from radtransfer.evaluation.intervals import Interval, Measured, measure
-from radtransfer.evaluation.levels import Level
+from radtransfer.evaluation.levels import Level, Units
 from radtransfer.evaluation.metrics import Metric
 from radtransfer.evaluation.shortcuts import shortcuts
 from radtransfer.fusion.threshold import Rule
@@ -105,13 +105,13 @@ def evaluate(
             if level.corruption == "none":
                 curves[row_id] = _curves(labels, scores, entry.threshold, level if row_id in drawn else None)
         chosen = [one for one in measurable if one.id in drawn - {verdict.HISTOGRAM}]
-        for level, entry, intervals in subgroups.measured(test, chosen, bootstrap, seed, prevalence or None):
-            rows.append(_row(entry.id + level.suffix, entry, run_seed, level, False, intervals, store))
+        for units, entry, intervals in subgroups.measured(test, chosen, bootstrap, seed, prevalence or None):
+            rows.append(_row(entry.id + units.suffix, entry, run_seed, units, False, intervals, store))
 
     kinds = degradation.kinds(stressed.content["corruptions"])
     for entry in [entry for level, entry in work if kinds and level.corruption == graded(kinds[0], 1)]:
         for name, area in degradation.areas(entry.id, kinds, measured).items():
-            level = counted[0]._replace(corruption=name)
+            level = replace(counted[0], corruption=name)
             measured[entry.id + level.suffix] = area
             rows.append(_row(entry.id + level.suffix, entry, run_seed, level, False, area.intervals, store))
 
@@ -173,7 +173,7 @@ def _row(
     row_id: str,
     entry: Entry,
     seed: int,
-    level: Level,
+    level: Units,
     selected: bool,
     intervals: Mapping[Metric, Interval],
     store: Store,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,13 @@ from radtransfer.preprocess.store import Store
 from radtransfer.robustness import CONTROL, MASKED
 
 
-class Level(NamedTuple):
-    """The units that are counted, images or studies: label and leakage group of each, and their resamples."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Units:
+    """What is counted, images or studies: label and leakage group of each."""
 
     name: Literal["image", "study"]
     labels: NDArray[np.bool_]
     groups: NDArray[np.object_]
-    resamples: Resamples
     unit: NDArray[np.intp]
     """[T] the unit of each test image."""
 
@@ -49,6 +49,13 @@ class Level(NamedTuple):
         return np.bincount(self.unit, weights=per_image) / np.bincount(self.unit)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Level(Units):
+    """Units and their resamples."""
+
+    resamples: Resamples
+
+
 def levels(test: pd.DataFrame, store: Store, bootstrap: int, seed: int) -> tuple[list[Level], list[str]]:
     """Images, and studies where every test image has a study id; here the test labels are read."""
     labels = test["label"].to_numpy(dtype=bool)
@@ -59,7 +66,7 @@ def levels(test: pd.DataFrame, store: Store, bootstrap: int, seed: int) -> tuple
             "raise test_fraction or use more images"
         )
     resamples = resample(groups, labels, bootstrap, seed)
-    found = [Level("image", labels, groups, resamples, np.arange(len(test)))]
+    found = [Level(name="image", labels=labels, groups=groups, unit=np.arange(len(test)), resamples=resamples)]
     studies = test["study_id"]
     if studies.isna().all():
         return found, []
@@ -74,8 +81,10 @@ def levels(test: pd.DataFrame, store: Store, bootstrap: int, seed: int) -> tuple
     study_labels = frame["label"].any().to_numpy(dtype=bool)
     study_groups = frame["group"].first().to_numpy()
     study_resamples = resample(study_groups, study_labels, bootstrap, seed)
-    mean = Level("study", study_labels, study_groups, study_resamples, unit, "mean")
-    return [*found, mean, mean._replace(pooling="max")], []
+    mean = Level(
+        name="study", labels=study_labels, groups=study_groups, unit=unit, pooling="mean", resamples=study_resamples
+    )
+    return [*found, mean, replace(mean, pooling="max")], []
 
 
 def changed(
@@ -106,14 +115,16 @@ def changed(
     for name in stress.content["corruptions"]:
         scored = table[table["corruption"] == name].set_index("image_id")
         if scored.index.equals(rows.index):
-            level = images._replace(corruption=name)
+            level = replace(images, corruption=name)
         elif name not in (MASKED, CONTROL):
             raise RadtransferError(f"{path}: {name!r} is not of all test images in the store's order; make it again")
         else:
             part = rows.loc[scored.index]
             labels, groups = part["label"].to_numpy(dtype=bool), part["group_id"].to_numpy()
             drawn = resample(groups, labels, bootstrap, seed)
-            level = Level("image", labels, groups, drawn, np.arange(len(part)), corruption=name)
+            level = Level(
+                name="image", labels=labels, groups=groups, unit=np.arange(len(part)), corruption=name, resamples=drawn
+            )
         for entry in entries:
             column = entry.id.rpartition("/seed")[0]
             if column in scored:

@@ -19,7 +19,7 @@ from radtransfer.evaluation.literature import published
 from radtransfer.evaluation.report_run import Run, open_run
 from radtransfer.evaluation.verdict import FEW, TOO_FEW
 from radtransfer.pages import plain
-from radtransfer.robustness.kinds import EVERY, KINDS
+from radtransfer.robustness.kinds import EVERY, GRADES, KINDS
 
 
 def report(
@@ -100,6 +100,7 @@ def render(run: Run) -> str:
         reliability=figures.reliability(run),
         degradation=figures.degradation(run),
         kinds=KINDS,
+        grades=GRADES,
         every=EVERY,
         gallery=figures.gallery(run),
         published=published(run.target.content["layout"], run.target.content["part"]),

@@ -18,7 +18,7 @@ from radtransfer.attributes import order
 from radtransfer.evaluation import metrics
 from radtransfer.evaluation.entries import Entry
 from radtransfer.evaluation.intervals import Interval, Resamples, measure, resample
-from radtransfer.evaluation.levels import Level
+from radtransfer.evaluation.levels import Units
 from radtransfer.evaluation.metrics import METRICS, Metric
 from radtransfer.evaluation.verdict import TOO_FEW
 
@@ -29,7 +29,7 @@ _NOTHING = Interval(None, None, None)
 
 def measured(
     test: pd.DataFrame, entries: Sequence[Entry], bootstrap: int, seed: int, prevalence: float | None
-) -> Iterator[tuple[Level, Entry, dict[Metric, Interval]]]:
+) -> Iterator[tuple[Units, Entry, dict[Metric, Interval]]]:
     """Each subgroup of the test images with each classifier measured on it.
 
     A subgroup is an attribute and its value, of the attributes that have several values among the test images; images
@@ -47,14 +47,11 @@ def measured(
     for name, rows in members(test).items():
         its, of = labels[rows], groups[rows]
         enough = {label: len(set(of[its == label].tolist())) >= TOO_FEW for label in (True, False)}
-        numbers = np.unique(of.astype(str), return_inverse=True)[1]
-        drawn = (
-            resample(of, its, bootstrap, seed) if any(enough.values()) else Resamples(np.ones((1, len(of))), numbers)
-        )
-        level = Level("image", its, of, drawn, np.arange(len(rows)), subgroup=name)
+        drawn = resample(of, its, bootstrap, seed) if any(enough.values()) else None
+        units = Units(name="image", labels=its, groups=of, unit=np.arange(len(rows)), subgroup=name)
         for entry in entries:
             own = replace(entry, scores=entry.scores[rows])
-            yield level, own, _measure(level, own, enough, prevalence)
+            yield units, own, _measure(units, own, drawn, enough, prevalence)
 
 
 def members(test: pd.DataFrame) -> dict[str, NDArray[np.intp]]:
@@ -66,10 +63,12 @@ def members(test: pd.DataFrame) -> dict[str, NDArray[np.intp]]:
     return {name: np.flatnonzero([name in own for own in known]) for name in several}
 
 
-def _measure(level: Level, entry: Entry, enough: dict[bool, bool], prevalence: float | None) -> dict[Metric, Interval]:
-    if not any(enough.values()):
+def _measure(
+    units: Units, entry: Entry, drawn: Resamples | None, enough: dict[bool, bool], prevalence: float | None
+) -> dict[Metric, Interval]:
+    if drawn is None:
         return dict.fromkeys(METRICS, _NOTHING)
-    labels, scores = metrics.check(level.labels, entry.scores, entry.id + level.suffix)
-    found = measure(labels, scores, entry.threshold, level.resamples, prevalence).intervals
+    labels, scores = metrics.check(units.labels, entry.scores, entry.id + units.suffix)
+    found = measure(labels, scores, entry.threshold, drawn, prevalence).intervals
     rests = {metric: [ONE_CLASS[metric]] if metric in ONE_CLASS else [True, False] for metric in METRICS}
     return {metric: found[metric] if all(enough[label] for label in rests[metric]) else _NOTHING for metric in METRICS}

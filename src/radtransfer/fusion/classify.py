@@ -165,7 +165,7 @@ def classify(
         for entry, column in ablation:
             scores[entry["column"]] = column
         scores.to_parquet(folder / "scores.parquet", index=False)
-        unfit = _unfit(material, index, folder)
+        unfit = _write_detectors(material, index, folder)
         content.update(
             tl_source=about["tl_source"],
             seed=seed,
@@ -255,7 +255,7 @@ def _ablation(best: Mapping[str, Any], material: Material) -> list[tuple[dict[st
     return entries
 
 
-def _unfit(material: Material, index: pd.DataFrame, folder: Path) -> dict[str, dict[str, Any]]:
+def _write_detectors(material: Material, index: pd.DataFrame, folder: Path) -> dict[str, dict[str, Any]]:
     """Write the detectors of single and fused features, and all distances; each one's file and limit.
 
     Where networks were refitted no image is left that they have not learnt: the limit, which the first fit sets on

@@ -196,6 +196,7 @@ class _Unfit(BaseModel):
     model_config = ConfigDict(strict=True)
     limit: FiniteFloat = Field(ge=1)
     modality: Literal["X-ray", "CT"]
+    dicom_modalities: list[Annotated[str, Field(pattern=r"^[A-Z]{2,3}$")]]
     coloured: bool
 
 

@@ -2,10 +2,14 @@
 
 The features of each network are taken as directions, scaled to length 1: how long they are says much about contrast and
 little about kinship (Sun et al., ICML 2022, section 4.3, of nearest neighbours; measured here too, docs/method.md). The
-distance is that of probabilistic principal components (Tipping and Bishop, JRSS B 61, 1999), a Gaussian with the first
-components and one variance for all that they leave,
+distance is close to that of probabilistic principal components (Tipping and Bishop, JRSS B 61, 1999), a Gaussian with
+the first components and one variance for all that they leave,
 
     d^2 = sum of (component / its deviation)^2  +  |what the components leave|^2 / variance of the left-over.
+
+That variance is scikit-learn's ``noise_variance_``: what N images leave in D columns, summed and divided by
+min(N, D) - K, where Tipping and Bishop have D - K. With fewer images than columns it is larger (N = 150, D = 1280,
+K = 32: 10.6 times), and the residual weighs less. The table of docs/method.md was measured with it.
 
 Its first part is the Mahalanobis distance in the subspace of the training images (Lee et al., NeurIPS 2018), its second
 the distance from that subspace (Moghaddam and Pentland, IEEE PAMI 19, 1997; the residual of ViM, Wang et al., CVPR
@@ -55,7 +59,7 @@ class Detector:
         mean: [D] of the features of all networks side by side, those of each scaled to length 1.
         axes: [K, D] directions of the components.
         variances: [K] of the components.
-        noise: [1] variance of what they leave, each direction.
+        noise: [1] what they leave: its total variance, divided by min(N, D) - K, N the number of images learnt from.
         typical: [1] the median distance of the training images, which is the unit.
     """
 
@@ -114,7 +118,7 @@ class Detector:
                 raise TypeError("a variance that is not positive")
         except FileNotFoundError:
             raise RadtransferError(f"{path}: no such file") from None
-        except (SafetensorError, TypeError, ValueError) as error:
+        except (SafetensorError, AttributeError, TypeError, ValueError) as error:  # NumPy has no float8: AttributeError
             raise RadtransferError(f"{path}: not a detector of unfit images ({error})") from None
         return detector
 

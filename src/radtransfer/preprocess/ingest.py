@@ -74,6 +74,7 @@ class Ingested:
         flags: what was done to decode it, see :class:`~radtransfer.preprocess.pixels.Decoded`; ``cropped`` if a border
             was cut away.
         levels: its grey levels.
+        modality: what its DICOM header says, see :class:`~radtransfer.preprocess.pixels.Decoded`.
         descriptor: int8 [2304], see :func:`~radtransfer.preprocess.grouping.descriptor`.
     """
 
@@ -83,6 +84,7 @@ class Ingested:
     box: Letterbox
     flags: tuple[str, ...]
     levels: Levels
+    modality: str
     descriptor: npt.NDArray[np.int8]
 
 
@@ -142,6 +144,7 @@ def _ingest(
             flags = (*decoded.flags, "cropped") if box.cropped else decoded.flags
             digests = {"sha256": sha256, "pixel_sha256": grouping.pixel_sha256(decoded.pixels)}
             said = digests | {"box": vars(box), "flags": flags, "levels": Levels.of(decoded.pixels)}
+            said["modality"] = decoded.modality
             small = grouping.thumbnail(decoded.pixels)
             place = scratch.write(entry_name(path), said, square, small)
         else:
@@ -149,4 +152,5 @@ def _ingest(
     except ImageError as error:
         return Refused(error.problem, str(error).removeprefix(f"{path}: "))
     box, flags, levels = Letterbox(**said["box"]), tuple(said["flags"]), Levels(*said["levels"])
-    return Ingested(place, sha256, said["pixel_sha256"], box, flags, levels, grouping.descriptor(small))
+    descriptor = grouping.descriptor(small)
+    return Ingested(place, sha256, said["pixel_sha256"], box, flags, levels, said["modality"], descriptor)

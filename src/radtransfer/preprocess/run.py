@@ -46,6 +46,7 @@ class Image:
     box: Letterbox
     flags: tuple[str, ...]
     levels: Levels
+    modality: str
 
     @property
     def name(self) -> str:
@@ -192,6 +193,7 @@ def preprocess(
             content.update(told, ct_window=list(ct_window), crop_border=crop_border, data=place.data)
             if side.role == "target":
                 content["label_fraction"] = label_fraction
+                content["dicom_modalities"] = sorted({images[i].modality for i in mine} - {""})
         write_splits(folders["target"][0], written)
 
 
@@ -244,8 +246,8 @@ def decode_all(
             side.rejected.append(Rejected(record.file, unwanted, PROBLEMS[unwanted].what))
             continue
         descriptors.append(got.descriptor)
-        digests = got.sha256, got.pixel_sha256
-        images.append(Image(got.place, record, side.role, side.dataset, *digests, got.box, flags, got.levels))
+        digests, seen = (got.sha256, got.pixel_sha256), (got.levels, got.modality)
+        images.append(Image(got.place, record, side.role, side.dataset, *digests, got.box, flags, *seen))
     return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
 
 

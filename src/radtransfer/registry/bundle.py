@@ -26,7 +26,7 @@ from radtransfer.registry.card import model_card
 
 INTENDED_USE = "Research on transfer learning. Not a medical device; not for diagnosis or triage of patients."
 CHAMPION = "champion.json"
-COLOURED = 0.01
+COLOURED_IMAGES = 0.01
 """Share of images with colours in the target's store above which colour is no reason against an image."""
 
 
@@ -93,7 +93,7 @@ def register(
             calibrated_by=chosen.content["calibration"],
             threshold_rule=chosen.content["threshold_rule"],
             threshold=candidate["threshold"],
-            unfit=_unfit(chosen, row["features"], store),
+            unfit=_refusals(chosen, row["features"], store),
             positive_class=store.content["positive_class"],
             classes=store.content["classes"],
             part=store.content["part"],
@@ -145,7 +145,7 @@ def enter(bundle: Path, registry: Path) -> Path:
     return version
 
 
-def _unfit(chosen: Artifact, features: str, store: Store) -> dict[str, Any]:
+def _refusals(chosen: Artifact, features: str, store: Store) -> dict[str, Any]:
     """When prediction calls an image unfit, and how many of the test images it would so call."""
     limit = chosen.content["unfit"][features]["limit"]
     test = pd.read_parquet(chosen.path / "distances.parquet").query("split == 'test'")
@@ -158,7 +158,8 @@ def _unfit(chosen: Artifact, features: str, store: Store) -> dict[str, Any]:
         "false_alarms_meant": FALSE_ALARMS,
         "false_alarms": {"images": len(test), "unfit": int(beyond.sum())} | share._asdict(),
         "modality": store.content["modality"],
-        "coloured": store.content["flags"].get("colour", 0) > COLOURED * store.content["images"],
+        "dicom_modalities": store.content["dicom_modalities"],
+        "coloured": store.content["flags"].get("colour", 0) > COLOURED_IMAGES * store.content["images"],
     }
 
 

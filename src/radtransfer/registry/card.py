@@ -95,7 +95,7 @@ def model_card(
         evaluation["answer"]["text"],
         "",
         *([evaluation["robustness"]["text"], ""] if evaluation.get("robustness") else []),
-        *_unfit(bundle["unfit"]),
+        *_refusals(bundle["unfit"]),
         "## Limits",
         "",
         *(f"- {warning}" for warning in evaluation["warnings"]),
@@ -110,7 +110,7 @@ def model_card(
     return "\n".join(lines)
 
 
-def _unfit(unfit: Mapping[str, Any]) -> list[str]:
+def _refusals(unfit: Mapping[str, Any]) -> list[str]:
     """When prediction refuses an image, and how often wrongly."""
     alarms = unfit["false_alarms"]
     return [
@@ -118,8 +118,8 @@ def _unfit(unfit: Mapping[str, Any]) -> list[str]:
         "",
         "- `predict` gives no label, but a reason, for an image that is blank, "
         + ("" if unfit["coloured"] else "in colour, ")
-        + f"by its DICOM header no {unfit['modality']}, or farther from the training images than {unfit['limit']:.2f} "
-        f"(1: the median training image); this limit is set on validation images to refuse "
+        + "by its DICOM header of another modality than the images of the run, or farther from the training images "
+        f"than {unfit['limit']:.2f} (1: the median training image); this limit is set on validation images to refuse "
         f"{unfit['false_alarms_meant']:.0%} of fit ones",
         f"- false alarms on the test images: {alarms['unfit']} of {alarms['images']}, {alarms['value']:.1%} "
         f"({alarms['low']:.1%} to {alarms['high']:.1%})",

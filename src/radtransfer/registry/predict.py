@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ SHOWN = 0.01
 """Share of an image's pixels that must be more than :data:`~radtransfer.preprocess.border.TOLERANCE` grey levels off
 the median, or it is blank; among every second image of FracAtlas the least is .105."""
 
-COLOURED = 0.05
+COLOURED_PIXELS = 0.05
 """Share of clearly coloured pixels above which an image is no radiograph; letters and arrows have less."""
 
 
@@ -54,11 +55,11 @@ class Prediction:
 def predict(*, bundle: Path, images: list[Path], threads: int, explain_dir: Path | None = None) -> Iterator[Prediction]:
     """Score image files (PNG, JPEG, DICOM), one prediction per file in the order given.
 
-    Decoding, letterboxing and inference are those of the run that made the bundle. A file that cannot be decoded
-    yields a prediction without score; the others are scored all the same. An image that is unfit for
-    the model gets no label. No network sees it if that can be told without one (:func:`plainly_unfit`), else it is the
-    distance of its features that tells (:mod:`radtransfer.fusion.unfit`), and its score stands, for whoever looks into
-    it. A bundle made before there were distances tells blank images alone.
+    Decoding, letterboxing and inference are those of the run that made the bundle. A file that cannot be decoded yields
+    a prediction without score; the others are scored all the same. An image that is unfit for the model gets no label.
+    No network sees it if that can be told without one (:func:`plainly_unfit`), else it is the distance of its features
+    that tells (:mod:`radtransfer.fusion.unfit`), and its score stands, for whoever looks into it. A bundle made before
+    there were distances tells blank images alone.
 
     Args:
         bundle: folder of the bundle; every file of it is hashed first.
@@ -121,19 +122,20 @@ def plainly_unfit(decoded: Decoded, unfit: Mapping[str, Any]) -> str:
         unfit: the bundle's entry of that name; empty: of an older bundle, which does not say what it was trained on.
 
     Returns:
-        ``blank``: fewer than :data:`SHOWN` of the pixels are unlike the rest; ``colour``: more than :data:`COLOURED`
-        of them are clearly coloured, which those of the training images are not; ``modality ...``: the DICOM header
-        says CT where X-rays were learnt, ultrasound, and so on. Empty: nothing speaks against it.
+        ``blank``: fewer than :data:`SHOWN` of the pixels are unlike the rest; ``colour``: more than
+        :data:`COLOURED_PIXELS` of them are clearly coloured, which those of the training images are not;
+        ``modality ...``: the DICOM header says CT where X-rays were learnt, ultrasound, and so on, and none of the
+        run's own images did. Empty: nothing speaks against it.
     """
-    levels = np.bincount(decoded.pixels.ravel(), minlength=256)
+    levels = cv2.calcHist([decoded.pixels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     median = int(np.searchsorted(levels.cumsum(), levels.sum() / 2))
     if levels[max(0, median - TOLERANCE) : median + TOLERANCE + 1].sum() > (1 - SHOWN) * levels.sum():
         return "blank"
     if not unfit:
         return ""
-    if decoded.coloured > COLOURED and not unfit["coloured"]:
+    if decoded.coloured > COLOURED_PIXELS and not unfit["coloured"]:
         return "colour"
-    learnt = X_RAY if unfit["modality"] == "X-ray" else {unfit["modality"]}
+    learnt = (X_RAY if unfit["modality"] == "X-ray" else {unfit["modality"]}).union(unfit["dicom_modalities"])
     if decoded.modality and decoded.modality not in learnt:
         return f"modality {decoded.modality}, the training images are {unfit['modality']}"
     return ""

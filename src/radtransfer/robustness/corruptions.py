@@ -3,9 +3,8 @@
 So that no processor's rounding shows, grey levels are computed in whole numbers, random ones come from the raw bits of
 PCG64 (whose streams NumPy guarantees; those of its distributions may change), and the Gaussian's weights are whole
 numbers whose sums float64 holds exactly, whatever the order of adding. Pillow resizes 8-bit images in whole numbers
-and, unlike OpenCV, has one code for all processors of a kind; it turns them in float64, whose last bit moves a byte
-only where a level all but meets a whole number. JPEG is libjpeg-turbo's accurate integer transform, whose vector code
-gives the bits of its plain one.
+and, unlike OpenCV, has one code for all processors of a kind; but it turns them in float64, so images are turned here.
+JPEG is libjpeg-turbo's accurate integer transform, whose vector code gives the bits of its plain one.
 """
 
 from __future__ import annotations
@@ -107,9 +106,17 @@ def _jpeg(pixels: Grey, quality: float, bits: Bits) -> Grey:
 
 
 def _rotation(pixels: Grey, degrees: float, bits: Bits) -> Grey:
-    """About the centre; corners that come in from outside are black."""
-    turned = Image.fromarray(pixels).rotate(degrees if _halves(bits) else -degrees, Image.Resampling.BILINEAR)
-    return np.array(turned)
+    """About the centre, bilinear, as Pillow's, but in whole numbers; corners that come in from outside are black."""
+    angle = math.radians(degrees if _halves(bits) else -degrees)
+    cosine, sine = round(math.cos(angle) * 2**16), round(math.sin(angle) * 2**16)
+    high, wide = pixels.shape
+    down, across = 2 * np.arange(high)[:, None] + 1 - high, 2 * np.arange(wide) + 1 - wide  # half px from the centre
+    origins = cosine * across - sine * down + (wide << 16), sine * across + cosine * down + (high << 16)  # px / 2^17
+    inside = np.all([(at >= 0) & (at < side << 17) for at, side in zip(origins, (wide, high), strict=True)], axis=0)
+    (x, right), (y, low) = (np.divmod(np.where(inside, at, 0) + 2**16, 2**17) for at in origins)
+    framed = np.pad(pixels, 1, mode="edge").astype(np.int64)
+    upper, lower = (framed[y + row, x] * (2**17 - right) + framed[y + row, x + 1] * right for row in (0, 1))
+    return np.where(inside, (upper * (2**17 - low) + lower * low + 2**33) >> 34, 0).astype(np.uint8)
 
 
 def _crop(pixels: Grey, share: float, bits: Bits) -> Grey:

@@ -21,12 +21,9 @@ from radtransfer.fusion import FUSED, HEAD, STACKING
 from radtransfer.fusion.calibration import Calibration
 from radtransfer.fusion.scoring import load_classifier, raw_score
 from radtransfer.fusion.sources import Source
-from radtransfer.fusion.unfit import Detector
+from radtransfer.fusion.unfit import UNFIT, Detector
 from radtransfer.training.inference import Passed, infer
 from radtransfer.training.network import Network, check_backbones, load_network
-
-UNFIT = "unfit.safetensors"
-"""The detector's file in a bundle."""
 
 MAX_STEPS = 100_000
 """Steps of an isotonic calibration that are read from a bundle."""

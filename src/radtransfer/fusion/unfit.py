@@ -38,6 +38,9 @@ from radtransfer.errors import RadtransferError
 Floats = NDArray[np.float64]
 Features = NDArray[np.floating[Any]]
 
+UNFIT = "unfit.safetensors"
+"""A detector's file in a bundle."""
+
 COMPONENTS = 32
 """Principal components at most; fewer where there are fewer than twice as many images."""
 

@@ -19,8 +19,7 @@ from radtransfer.config import NAME_PATTERN
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation.proportions import wilson
 from radtransfer.fusion import FUSED, HEAD
-from radtransfer.fusion.predictor import UNFIT
-from radtransfer.fusion.unfit import FALSE_ALARMS
+from radtransfer.fusion.unfit import FALSE_ALARMS, UNFIT
 from radtransfer.preprocess.store import Store
 from radtransfer.registry.card import model_card
 

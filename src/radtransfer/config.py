@@ -31,7 +31,25 @@ NAME_MEANING = "up to 41 lower-case letters, digits and hyphens, the first no hy
 Text = Annotated[str, Field(min_length=1)]
 
 
-class TableColumns(BaseModel):
+class _Entry(BaseModel):
+    """A mapping within a configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], where: str) -> Self:
+        """Build from a mapping; ``where`` names its origin in errors.
+
+        Raises:
+            RadtransferError: a key is missing or unknown, or a value is not as described above.
+        """
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
+
+
+class TableColumns(_Entry):
     """How to read a table beside the images: ``target_table`` and ``source_table`` of a run, for the layout ``table``.
 
     All values are text, as the cells of the table are: KFP hands on a number in a mapping as a float.
@@ -48,8 +66,6 @@ class TableColumns(BaseModel):
     Raises:
         pydantic.ValidationError: from the constructor.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
     table: Text
     file: Text
@@ -79,20 +95,8 @@ class TableColumns(BaseModel):
             raise ValueError(f"{unknown!r} is no attribute; {near(unknown, ATTRIBUTES)}")
         return columns
 
-    @classmethod
-    def of(cls, columns: Mapping[str, Any], where: str) -> TableColumns:
-        """Build from a mapping; ``where`` names its origin in errors.
 
-        Raises:
-            RadtransferError: a key is missing or unknown, or a value is not as described above.
-        """
-        try:
-            return cls.model_validate(columns)
-        except ValidationError as error:
-            raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
-
-
-class ExternalSet(BaseModel):
+class ExternalSet(_Entry):
     """Labelled images that a run has not seen, to be tested on: ``external`` of a run.
 
     Attributes:
@@ -105,24 +109,10 @@ class ExternalSet(BaseModel):
         pydantic.ValidationError: from the constructor.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
-
     layout: Text
     path: Text
     part: Text
     table: dict[str, Any] = {}
-
-    @classmethod
-    def of(cls, asked: Mapping[str, Any], where: str) -> ExternalSet:
-        """Build from a mapping; ``where`` names its origin in errors.
-
-        Raises:
-            RadtransferError: a key is missing or unknown, or a value is not as described above.
-        """
-        try:
-            return cls.model_validate(asked)
-        except ValidationError as error:
-            raise RadtransferError(f"{where}: {_first(error)}; it takes {', '.join(cls.model_fields)}") from None
 
     @property
     def name(self) -> str:

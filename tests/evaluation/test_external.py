@@ -23,8 +23,9 @@ from radtransfer.config import TL_SOURCES, ExternalSet
 from radtransfer.datasets.phantoms import make_phantoms
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import verdict
-from radtransfer.evaluation.external import PATIENTS_ELSEWHERE, Run, _warnings, external
+from radtransfer.evaluation.external import external
 from radtransfer.evaluation.schema import ExternalFile
+from radtransfer.evaluation.unseen import PATIENTS_ELSEWHERE, Run, _warnings
 from radtransfer.preprocess.external import Learnt, external_store
 from radtransfer.preprocess.store import Store
 from radtransfer.registry.predict import predict

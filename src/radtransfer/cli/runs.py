@@ -153,8 +153,8 @@ def external(
     """
     from radtransfer.artifacts import read_json
     from radtransfer.config import ExternalSet, mapping
-    from radtransfer.evaluation.external import Run, score_unseen
     from radtransfer.evaluation.external_page import show
+    from radtransfer.evaluation.unseen import Run, score_unseen
 
     named = {"layout": layout, "path": path, "part": part, "table": mapping(table or "{}", "--table")}
     asked = ExternalSet.of(named, "external")

@@ -1,106 +1,13 @@
-"""A finished run tested on images that it has never seen: another data set, site or body part, without any change.
-
-Every TL source's choices score the images at the thresholds that the run fixed on its own validation images; nothing is
-fitted, calibrated or chosen.
-"""
+"""The step that tests a run on an external data set, where one is named."""
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from threadpoolctl import threadpool_limits
-
-from radtransfer import artifacts, pages
-from radtransfer.artifacts import Artifact
-from radtransfer.config import TL_SOURCES, ExternalSet, validate
-from radtransfer.errors import RadtransferError
-from radtransfer.evaluation import external_page, schema, verdict
-from radtransfer.evaluation.compare import compare
-from radtransfer.evaluation.entries import row_id
-from radtransfer.evaluation.intervals import measure, resample
-from radtransfer.evaluation.metrics import Floats, check
-from radtransfer.fusion.predictor import Choices
-from radtransfer.fusion.sources import Source, sources
-from radtransfer.preprocess.external import Learnt, external_store
-from radtransfer.preprocess.store import Store
-from radtransfer.training.inference import batches
-from radtransfer.training.runtime import settle
-
-FAMILY = "shift"
-PATIENTS_ELSEWHERE = (
-    "Patient ids hold within one data set: whether a patient of these images is among those of the run, with images "
-    "that are not alike, cannot be seen."
-)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run made, as far as it scores images.
-
-    Attributes:
-        name: what it is called.
-        learnt: the data that it has seen.
-        evaluation: its evaluation, every file verified.
-        metrics: its ``metrics.json``.
-        sources: classifiers and models of each TL source, the ones that were evaluated.
-    """
-
-    name: str
-    learnt: Learnt
-    evaluation: Artifact
-    metrics: dict[str, Any]
-    sources: dict[str, Source]
-
-    @classmethod
-    def of(
-        cls, name: str, learnt: Learnt, evaluation: Path, classifiers: Sequence[Path], models: Sequence[Path]
-    ) -> Run:
-        """By its artifacts.
-
-        Raises:
-            RadtransferError: they do not belong together, or were changed since.
-        """
-        evaluated = artifacts.read(evaluation, "evaluation", verify=True)
-        for path in models:
-            artifacts.read(path, "model", verify=True)
-        made = evaluated.made["inputs"]
-        for path in classifiers:
-            fitted = artifacts.read(path, "classifiers", verify=True)
-            if made.get(f"classifiers_{fitted.content['tl_source']}") != fitted.digest:
-                raise RadtransferError(f"{path}: not what {evaluation} was made of; hand over those of one run")
-        metrics = artifacts.read_json(evaluation / "metrics.json")
-        return cls(name, learnt, evaluated, metrics, sources(made["target_store"], classifiers, models))
-
-    @classmethod
-    def open(cls, path: Path) -> Run:
-        """By the folder that `radtransfer run` left.
-
-        Raises:
-            RadtransferError: not one, made before runs kept models and classifiers, not whole, or changed since.
-        """
-        if not (path / "run.json").is_file():
-            raise RadtransferError(f"{path}: no finished run (no run.json); name the folder of `radtransfer run`")
-        if not (path / "classifiers").is_dir() or not (path / "models").is_dir():
-            raise RadtransferError(f"{path}: has no folders models and classifiers; make the run again to have them")
-        if not (path / "splits.csv").is_file():
-            raise RadtransferError(
-                f"{path}: has no splits.csv, which names the images that the run has seen; restore it"
-            )
-        config = validate(artifacts.read_json(path / "run.json")["config"], str(path / "run.json"))
-        return cls.of(
-            path.resolve().name,
-            Learnt.of_config(config, path / "splits.csv"),
-            path / "evaluation",
-            sorted((path / "classifiers").iterdir()),
-            sorted((path / "models").glob("*/*")),
-        )
+from radtransfer import artifacts
+from radtransfer.config import ExternalSet
 
 
 def external(
@@ -126,133 +33,20 @@ def external(
         target_store: image store of the target.
         evaluation: the run's evaluation.
         classifiers, models: of all TL sources, in any order.
-        bootstrap, seed, threads, out: see :func:`score_unseen`.
+        bootstrap, seed, threads, out: see :func:`radtransfer.evaluation.unseen.score_unseen`.
 
     Raises:
-        RadtransferError: as of :class:`Run` and :func:`score_unseen`.
+        RadtransferError: as of :class:`radtransfer.evaluation.unseen.Run` and
+            :func:`radtransfer.evaluation.unseen.score_unseen`.
     """
     if not external:
         with artifacts.writing(out, "external", step="external", settings={}) as (_, content):
             content["name"] = ""
         return
+    # They need PyTorch: seconds that a run without an external data set need not spend.
+    from radtransfer.evaluation.unseen import Run, score_unseen
+    from radtransfer.preprocess.external import Learnt
+
     run = Run.of(name, Learnt.of_store(target_store), evaluation, classifiers, models)
     asked = ExternalSet.of(external, "external")
     score_unseen(run, data_root=data_root, asked=asked, bootstrap=bootstrap, seed=seed, threads=threads, out=out)
-
-
-def score_unseen(
-    run: Run, *, data_root: str, asked: ExternalSet, bootstrap: int, seed: int, threads: int, out: Path
-) -> None:
-    """Score images that a run has not seen by all its choices, measure and compare them; write an **external**.
-
-    Rows are those of the run with ``subgroup`` ``external=NAME``: each source's fused, single and overall choice, with
-    intervals by the images' own leakage groups. Comparisons, family ``shift``, are AUROCs of the fused choices of the
-    TL sources, pairwise, by the paired group bootstrap and Holm's correction.
-
-    Args:
-        run: the run.
-        data_root: folder of the data sets, the run's among them, or its address.
-        asked: the images, see :func:`radtransfer.preprocess.external.external_store`.
-        bootstrap: replicates behind every interval and p-value.
-        seed: of the resamples.
-        threads: CPU threads.
-        out: folder to write: ``metrics.json`` (:class:`radtransfer.evaluation.schema.ExternalFile`),
-            ``external.html``, ``scores.parquet``, ``external.json``.
-
-    Raises:
-        RadtransferError: as of :func:`radtransfer.preprocess.external.external_store`.
-    """
-    artifacts.check_free(out)
-    settings = {"external": asked.model_dump(), "bootstrap": bootstrap, "seed": seed, "threads": threads}
-    inputs = {"evaluation": run.evaluation}
-    for source in run.sources.values():
-        inputs |= source.inputs
-    with (
-        artifacts.writing(out, "external", step="external", settings=settings, inputs=inputs) as (folder, content),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".external-") as scratch,
-    ):
-        external_store(data_root=data_root, learnt=run.learnt, asked=asked, out=Path(scratch) / "store")
-        images = Store.open(Path(scratch) / "store")
-        settle(threads, seed)
-        scores = _scores(run, images)
-        found = _measured(run, images, scores, asked.name, bootstrap, seed).model_dump(mode="json")
-        ids = images.manifest[["image_id", "group_id", "label"]]
-        ids.assign(**{one: its for one, (_, its) in scores.items()}).to_parquet(folder / "scores.parquet", index=False)
-        artifacts.write_json(folder / "metrics.json", found)
-        pages.write(folder / "external.html", external_page.render(found))
-        content |= {"name": asked.name, "store": images.content, "answer": external_page.answer(found)}
-
-
-def _measured(
-    run: Run, images: Store, scores: Mapping[str, tuple[float, Floats]], name: str, bootstrap: int, seed: int
-) -> schema.ExternalFile:
-    """Rows of all choices, and the comparisons."""
-    labels = images.manifest["label"].to_numpy(dtype=bool)
-    groups = images.manifest["group_id"].to_numpy()
-    own = {row["id"]: row for row in run.metrics["results"]}
-    prevalence = run.evaluation.made["settings"]["prevalence"] or None
-    fewest = verdict.fewest(labels, groups)[0]
-    counts = {"n": len(labels), "positives": int(labels.sum()), "rarer_groups": fewest}
-    rows, measured = [], {}
-    with threadpool_limits(1):  # as in `evaluate`
-        resamples = resample(groups, labels, bootstrap, seed)
-        for choice, (threshold, its) in scores.items():
-            row = f"{choice}/external={name}"
-            measured[row] = measure(*check(labels, its, row), threshold, resamples, prevalence)
-            values = {metric: one._asdict() for metric, one in measured[row].intervals.items()}
-            told = {**own[choice], "id": row, "subgroup": f"external={name}", **counts, **values}
-            rows.append(schema.Row.model_validate(told))
-        choices = run.evaluation.content["choices"]
-        fused = [f"{choices[source]['fused']}/external={name}" for source in reversed(TL_SOURCES) if source in choices]
-        pairs = combinations(fused, 2)
-        comparisons = verdict.judged([compare(a, b, "auroc", measured, FAMILY) for a, b in pairs], fewest)
-    return schema.ExternalFile(
-        target=f"{images.content['name']} {images.content['part']}",
-        positive_class=images.content["positive_class"],
-        test=schema.TestSet(images=len(labels), groups=len(set(groups)), positives=counts["positives"]),
-        results=rows,
-        comparisons=[schema.ComparisonEntry(**asdict(one)) for one in comparisons],
-        name=name,
-        run=run.name,
-        run_target=run.metrics["target"],
-        evaluation=run.evaluation.digest,
-        left_out=dict(sorted(Counter(one["problem"] for one in images.content["rejected"]).items())),
-        bootstrap=bootstrap,
-        seed=seed,
-        home=[schema.Row.model_validate(own[choice]) for choice in scores],
-        warnings=_warnings(run, images),
-    )
-
-
-def _scores(run: Run, images: Store) -> dict[str, tuple[float, Floats]]:
-    """Of each choice, by its row's id, the threshold and its scores [N] of the images."""
-    choices = Choices.of(run.sources)
-    scores = {name: np.empty(len(images.images)) for name in choices.predictors}
-    for rows, passed in batches(choices.networks, images.images, what="external"):
-        for name, its in choices.scores(passed).items():
-            scores[name][rows] = its
-    return {
-        row_id(source, candidate, run.sources[source].classifiers): (predict.threshold, scores[source, candidate])
-        for (source, candidate), predict in choices.predictors.items()
-    }
-
-
-def _warnings(run: Run, images: Store) -> list[str]:
-    """What a reader must know before believing the figures."""
-    found = []
-    content, labels = images.content, images.manifest["label"].to_numpy(dtype=bool)
-    if content["synthetic"]:
-        found.append(verdict.SYNTHETIC)
-    if content["part"] != run.learnt.part:
-        found.append(f"The model is for {run.learnt.part}; these images show {content['part']}.")
-    if content["positive_class"] != run.metrics["positive_class"]:
-        found.append(
-            f"Positive means {content['positive_class']!r} here and {run.metrics['positive_class']!r} in the run: part "
-            "of a difference may be one of labels."
-        )
-    seen = {Path(asked.path).name for asked in (run.learnt.target, run.learnt.source)}
-    if content["name"] in seen and content["grouping"] != "patient":
-        found.append(verdict.NO_PATIENTS)
-    if content["name"] not in seen and images.manifest["patient_id"].notna().any():
-        found.append(PATIENTS_ELSEWHERE)
-    return found + verdict.few(labels, images.manifest["group_id"].to_numpy())

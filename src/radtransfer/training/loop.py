@@ -86,7 +86,7 @@ class Training:
         network.to(device()).to(memory_format=torch.channels_last)
         self.shared = distributed.wrapped(network, unused=recipe.freeze_epochs > 0)
         self.network, self.average = network, copy.deepcopy(network).eval()  # as the first of several processes has it
-        self.optimizer = torch.optim.AdamW(_groups(network, recipe), fused=device().type == "cuda")
+        self.optimizer = torch.optim.AdamW(_groups(network, recipe), fused=True)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.generator = torch.Generator()
         self.steps, self.losses = 0, 0.0

@@ -16,11 +16,13 @@ import threading
 from pathlib import Path
 
 from radtransfer.artifacts import read_json
+from radtransfer_pipelines.warm import warm_up
 
 
 def main(work: Path) -> None:
     """Run the pipeline that ``work/run-config.json`` asks for; tasks finished before are taken from the cache."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    warm_up()
     from kfp import local
 
     from radtransfer_pipelines import PIPELINES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def test_two_processes_and_one_that_was_stopped_give_what_one_gives(
     for workers, folder in ((1, "one"), (2, "two"), (2, "half")):
         monkeypatch.setattr(limits, "cpus", lambda workers=workers: workers)
         results.append(list(ingest(paths, scratch(tmp_path, folder))))
+        assert multiprocessing.active_children() == []
     for one, *others in zip(*results, strict=True):
         if isinstance(one, Refused):
             assert others == [one, one]

@@ -13,6 +13,7 @@ import cv2
 import joblib
 import numpy as np
 import numpy.typing as npt
+from joblib.externals.loky import get_reusable_executor
 
 from radtransfer import limits
 from radtransfer.preprocess import grouping
@@ -111,9 +112,13 @@ def ingest(
         print(f"preprocess: {len(before)} images were decoded by an unfinished run", file=sys.stderr)
     workers = min(limits.cpus(), shares(paths))
     parallel = joblib.Parallel(workers, return_as="generator", batch_size=_BATCH, pre_dispatch=4 * _BATCH * workers)
-    yield from parallel(
-        joblib.delayed(_ingest)(path, scratch, before.get(entry_name(path)), window, crop_border) for path in paths
-    )
+    try:
+        yield from parallel(
+            joblib.delayed(_ingest)(path, scratch, before.get(entry_name(path)), window, crop_border) for path in paths
+        )
+    finally:
+        if workers > 1:  # else they wait for more work for minutes, and what started them does not end before them
+            get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def shares(paths: Sequence[Path]) -> int:

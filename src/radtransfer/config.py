@@ -104,6 +104,7 @@ class ExternalSet(_Entry):
         path: its folder, relative to the data root.
         part: body part (or class pair) of it.
         table: for the layout ``table`` its columns, as ``target_table``.
+        tune_images: so many of them are fine-tuned on, to see what that does for the others; 0: none.
 
     Raises:
         pydantic.ValidationError: from the constructor.
@@ -113,6 +114,7 @@ class ExternalSet(_Entry):
     path: Text
     part: Text
     table: dict[str, Any] = {}
+    tune_images: int = Field(default=0, ge=0, strict=False)  # KFP hands on a number in a mapping as a float
 
     @property
     def name(self) -> str:
@@ -160,8 +162,9 @@ class RunConfig(BaseModel):
     external: dict[str, Any] = Field(
         default={},
         description="test the finished models, as they are, on other labelled images too, {layout: LAYOUT, path: "
-        "FOLDER, part: PART} and, for the layout `table`, table: as target_table; what is like an image of this run, "
-        "or of its patients, is left out; empty: no such test",
+        "FOLDER, part: PART} and, for the layout `table`, table: as target_table; tune_images: K also fine-tunes them "
+        "lightly on K of these and tests on the others; what is like an image of this run, or of its patients, is left "
+        "out; empty: no such test",
     )
     on_problem: dict[str, Policy] = Field(
         default={},

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -25,7 +26,9 @@ from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import verdict
 from radtransfer.evaluation.external import external
 from radtransfer.evaluation.schema import ExternalFile
+from radtransfer.evaluation.tuned import tune
 from radtransfer.evaluation.unseen import PATIENTS_ELSEWHERE, Run, _warnings
+from radtransfer.fusion.predictor import of_source
 from radtransfer.preprocess.external import Learnt, external_store
 from radtransfer.preprocess.store import Store
 from radtransfer.registry.predict import predict
@@ -136,6 +139,71 @@ def test_the_page_says_what_the_file_says(made: Path) -> None:
     assert "The model is for hand; these images show other." in page
     assert "Positive means &#39;abnormal&#39; here and &#39;fractured&#39; in the run" in page
     assert "src=" not in page and "<script" not in page
+
+
+@pytest.fixture(scope="module")
+def tuned(chain: Chain, run: Path, made: Path) -> Path:
+    out = run.parent / "tuned"
+    result = call(chain, run, out, "--tune-images", "20")
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_fine_tuning_on_some_is_measured_on_the_others(run: Path, made: Path, tuned: Path) -> None:
+    plain, read = (json.loads((folder / "metrics.json").read_text()) for folder in (made, tuned))
+    assert ExternalFile.model_validate(read).model_dump(mode="json") == read
+    assert plain["tuned"] is None and read["results"] == plain["results"]
+    assert [one for one in read["comparisons"] if one["family"] == "shift"] == plain["comparisons"]
+    its = read["tuned"]
+    assert 15 <= its["images"] <= 20
+    assert [row["tl_source"] for row in its["before"]] == [row["tl_source"] for row in its["after"]] == [*TL_SOURCES]
+    for row, when in [(row, when) for when, rows in (("rest", its["before"]), ("tuned", its["after"])) for row in rows]:
+        assert row["id"] == f"{row['tl_source']}/fused/head/seed0/external=other-other, {when}"
+        assert row["subgroup"] == f"external=other-other, {when}"
+        assert row["n"] == 60 - its["images"] and 0 < row["positives"] < row["n"]
+    compared = [one for one in read["comparisons"] if one["family"] == "tuned"]
+    ids = {row["id"] for row in (*its["before"], *its["after"])}
+    assert len(compared) == 6 and {name for one in compared for name in (one["a"], one["b"])} == ids
+    assert [one["b"].rpartition(" ")[2] for one in compared] == ["rest"] * 3 + ["tuned"] * 3
+    page = (tuned / "external.html").read_text(encoding="utf-8")
+    assert f"Fine-tuned on {its['images']} of the images, tested on the {60 - its['images']} others" in page
+    assert all(f'data-id="{row["id"]}"' in page for row in its["after"])
+
+
+def test_fine_tuning_goes_on_from_the_networks_of_the_run(chain: Chain, run: Path, tuned: Path) -> None:
+    """The others are scored by the run's heads before; a network that was tuned differs from them, and learnt."""
+    opened = Run.open(run)
+    with TemporaryDirectory() as folder:
+        asked = ExternalSet(layout="class_folders", path="other", part="other")
+        external_store(data_root=chain.data_root, learnt=opened.learnt, asked=asked, out=Path(folder) / "store")
+        images = Store.open(Path(folder) / "store")
+        made, again = (tune(opened.sources, images, 20, 0, 1) for _ in range(2))
+        labels = images.manifest["label"].to_numpy() == 1
+        source = opened.sources["in_domain"]
+        as_it_was = of_source(source, "in_domain/fused/head/seed0")(images.images[made.rest])
+        assert not set(images.manifest["group_id"].iloc[made.rest]) & set(
+            np.delete(images.manifest["group_id"].to_numpy(), made.rest)
+        )
+    np.testing.assert_allclose(made.before["in_domain"], as_it_was, atol=1e-6)
+    read = json.loads((tuned / "metrics.json").read_text())["tuned"]
+    for number, name in enumerate(TL_SOURCES):
+        np.testing.assert_array_equal(made.after[name], again.after[name])
+        assert np.abs(made.after[name] - made.before[name]).max() > 1e-4
+        for scores, rows in ((made.before, read["before"]), (made.after, read["after"])):
+            assert rows[number]["auroc"]["value"] == pytest.approx(roc_auc_score(labels[made.rest], scores[name]))
+
+
+def test_a_number_to_fine_tune_on_must_leave_both_classes_on_both_sides(
+    chain: Chain, run: Path, tmp_path: Path
+) -> None:
+    for number in ("1", "60"):
+        result = call(chain, run, tmp_path / "out", "--tune-images", number)
+        assert result.exit_code == 2 and f"tune_images: {number} of 60 images leave a class out of" in result.output
+        assert not (tmp_path / "out").exists()
+    asked = {"layout": "class_folders", "path": "other", "part": "other"}
+    assert ExternalSet.of(asked | {"tune_images": 20.0}, "external").tune_images == 20  # as KFP hands it on
+    with pytest.raises(RadtransferError, match="tune_images"):
+        ExternalSet.of(asked | {"tune_images": -1}, "external")
 
 
 @pytest.mark.parametrize(

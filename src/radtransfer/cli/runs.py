@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -142,6 +142,10 @@ def external(
     table: Annotated[
         str | None, typer.Option(help="For the layout `table`: {table: labels.csv, file: COLUMN, ...}, as in configs.")
     ] = None,
+    tune_images: Annotated[
+        int,
+        typer.Option(min=0, help="Also fine-tune lightly on so many of the images, and test on the others."),
+    ] = 0,
     bootstrap: Annotated[int, typer.Option(min=100, help="Bootstrap replicates behind every interval.")] = 2000,
     seed: Seed = 0,
     threads: Threads = 2,
@@ -156,7 +160,8 @@ def external(
     from radtransfer.evaluation.external_page import show
     from radtransfer.evaluation.unseen import Run, score_unseen
 
-    named = {"layout": layout, "path": path, "part": part, "table": mapping(table or "{}", "--table")}
+    named: dict[str, Any] = {"layout": layout, "path": path, "part": part, "table": mapping(table or "{}", "--table")}
+    named["tune_images"] = tune_images
     asked = ExternalSet.of(named, "external")
     given = {"bootstrap": bootstrap, "seed": seed, "threads": threads}
     score_unseen(Run.open(run), data_root=data_root, asked=asked, out=out, **given)

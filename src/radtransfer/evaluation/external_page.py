@@ -33,6 +33,8 @@ def render(content: dict[str, Any]) -> str:
         pairs=pairs,
         shown_metrics={metric: report_text.METRIC_NAMES[metric] for metric in SHOWN},
         contrast=lambda row: contrast(content, row),
+        of_family=lambda family: of_family(content, family),
+        tuning=tuning,
         synthetic=verdict.SYNTHETIC in content["warnings"],
         charts=charts,
         text=report_text,
@@ -48,7 +50,7 @@ def answer(content: dict[str, Any]) -> str:
         f"{report_text.estimate(here['auroc'])}; on the {home['n']} test images of the run ({content['run_target']}) "
         f"it has {report_text.estimate(home['auroc'])}."
     )
-    compared = content["comparisons"]
+    compared = of_family(content, "shift")
     if not compared:
         return said
     if all(row["adjusted_p"] is None for row in compared):
@@ -57,10 +59,28 @@ def answer(content: dict[str, Any]) -> str:
     return f"{said} Differences between the sources that are shown here: {'; '.join(found) or 'none'}."
 
 
+def of_family(content: dict[str, Any], family: str) -> list[dict[str, Any]]:
+    """The comparisons of a family."""
+    return [row for row in content["comparisons"] if row["family"] == family]
+
+
 def contrast(content: dict[str, Any], row: dict[str, Any]) -> str:
     """What a comparison subtracts from what, in few words."""
-    sources = {one["id"]: report_text.SOURCE_NAMES[one["tl_source"]] for one in content["results"]}
-    return f"{sources[row['a']]} \u2212 {sources[row['b']]}"
+    tuned = content["tuned"] or {"before": [], "after": []}
+    names = {one["id"]: report_text.SOURCE_NAMES[one["tl_source"]] for one in content["results"]}
+    names |= {one["id"]: f"{report_text.SOURCE_NAMES[one['tl_source']]} as it was" for one in tuned["before"]}
+    names |= {one["id"]: f"{report_text.SOURCE_NAMES[one['tl_source']]} fine-tuned" for one in tuned["after"]}
+    return f"{names[row['a']]} \u2212 {names[row['b']]}"
+
+
+def tuning(content: dict[str, Any]) -> str:
+    """What light fine-tuning did, in a sentence."""
+    its, compared = content["tuned"], of_family(content, "tuned")[: len(content["tuned"]["after"])]
+    intro = f"Fine-tuned on {its['images']} of the images, tested on the {its['after'][0]['n']} others"
+    if all(row["adjusted_p"] is None for row in compared):
+        return f"{intro}: no verdict, a class lies in too few leakage groups."
+    found = [f"{contrast(content, row)} {report_text.difference(row)}" for row in compared if report_text.shown(row)]
+    return f"{intro}: {'; '.join(found) or 'no difference to the models as they were is shown'}."
 
 
 def show(content: dict[str, Any]) -> None:
@@ -73,5 +93,6 @@ def show(content: dict[str, Any]) -> None:
         figures = (here["auroc"], home["auroc"], here["sensitivity"], here["specificity"])
         table.add_row(report_text.model_name(here), *map(report_text.estimate, figures))
     said.print(table)
-    for line in [answer(content), *(f"warning: {one}" for one in content["warnings"])]:
+    told = [answer(content), *([tuning(content)] if content["tuned"] else [])]
+    for line in [*told, *(f"warning: {one}" for one in content["warnings"])]:
         said.print(line, markup=False)

@@ -124,6 +124,16 @@ class MetricsFile(_Strict):
         return self
 
 
+class TunedEntry(_Strict):
+    """What light fine-tuning on some of the unseen images did for the others, by the mean of each source's heads."""
+
+    images: int = Field(ge=2, description="trained on")
+    epochs: int
+    rate: float = Field(description="share of the run's own learning rate")
+    before: Sequence[Row] = Field(description="the others, by the networks as the run left them; a row a TL source")
+    after: Sequence[Row] = Field(description="the same, fine-tuned; in the same order")
+
+
 class ExternalFile(MetricsFile):
     """``metrics.json`` of an **external**: a run's choices on images that it has never seen."""
 
@@ -135,6 +145,7 @@ class ExternalFile(MetricsFile):
     bootstrap: int
     seed: int
     home: Sequence[Row] = Field(description="the same choices on the run's own test images, in the order of results")
+    tuned: TunedEntry | None = Field(default=None, description="where it was asked for")
     warnings: Sequence[str]
 
 

@@ -1,7 +1,7 @@
 """A finished run tested on images that it has never seen: another data set, site or body part, without any change.
 
 Every TL source's choices score the images at the thresholds that the run fixed on its own validation images; nothing is
-fitted, calibrated or chosen.
+fitted, calibrated or chosen, but where light fine-tuning on some of the images is asked for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from radtransfer import artifacts, pages
@@ -24,8 +25,9 @@ from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import external_page, schema, verdict
 from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.entries import row_id
-from radtransfer.evaluation.intervals import measure, resample
+from radtransfer.evaluation.intervals import Measured, measure, resample
 from radtransfer.evaluation.metrics import Floats, check
+from radtransfer.evaluation.tuned import CANDIDATE, EPOCHS, RATE, Tuned, tune
 from radtransfer.fusion.predictor import Choices
 from radtransfer.fusion.sources import Source, sources
 from radtransfer.preprocess.external import Learnt, external_store
@@ -33,7 +35,7 @@ from radtransfer.preprocess.store import Store
 from radtransfer.training.inference import batches
 from radtransfer.training.runtime import settle
 
-FAMILY = "shift"
+FAMILY, TUNED = "shift", "tuned"
 PATIENTS_ELSEWHERE = (
     "Patient ids hold within one data set: whether a patient of these images is among those of the run, with images "
     "that are not alike, cannot be seen."
@@ -112,6 +114,10 @@ def score_unseen(
     intervals by the images' own leakage groups. Comparisons, family ``shift``, are AUROCs of the fused choices of the
     TL sources, pairwise, by the paired group bootstrap and Holm's correction.
 
+    Where some of the images are to be fine-tuned on, the others are scored before and after that too
+    (:mod:`radtransfer.evaluation.tuned`): rows with the ``subgroup`` ``external=NAME, rest`` and ``external=NAME,
+    tuned``, and comparisons, family ``tuned``, of every source after with before, and of the sources after, pairwise.
+
     Args:
         run: the run.
         data_root: folder of the data sets, the run's among them, or its address.
@@ -138,7 +144,11 @@ def score_unseen(
         images = Store.open(Path(scratch) / "store")
         settle(threads, seed)
         scores = _scores(run, images)
-        found = _measured(run, images, scores, asked.name, bootstrap, seed).model_dump(mode="json")
+        told = _measured(run, images, scores, asked.name, bootstrap, seed)
+        if asked.tune_images:
+            made = tune(run.sources, images, asked.tune_images, seed, threads)
+            told = _with_tuned(told, run, images, made)
+        found = told.model_dump(mode="json")
         ids = images.manifest[["image_id", "group_id", "label"]]
         ids.assign(**{one: its for one, (_, its) in scores.items()}).to_parquet(folder / "scores.parquet", index=False)
         artifacts.write_json(folder / "metrics.json", found)
@@ -146,33 +156,46 @@ def score_unseen(
         content |= {"name": asked.name, "store": images.content, "answer": external_page.answer(found)}
 
 
+def _with_tuned(told: schema.ExternalFile, run: Run, images: Store, made: Tuned) -> schema.ExternalFile:
+    """With what fine-tuning on some of the images did for the others."""
+    manifest = images.manifest.iloc[made.rest]
+    own = {row["id"]: row for row in run.metrics["results"]}
+    names = {source: row_id(source, CANDIDATE, run.sources[source].classifiers) for source in made.before}
+    given = {
+        f"{names[source]}/external={told.name}, {when}": (own[names[source]], made.thresholds[source], its[source])
+        for when, its in (("rest", made.before), ("tuned", made.after))
+        for source in names
+    }
+    rows, measured, fewest = _rows(run, manifest, given, told.bootstrap, told.seed)
+    before, after = list(given)[: len(names)], list(given)[len(names) :]
+    pairs = [*zip(after, before, strict=True), *combinations(reversed(after), 2)]
+    comparisons = verdict.judged([compare(a, b, "auroc", measured, TUNED) for a, b in pairs], fewest)
+    entry = schema.TunedEntry(
+        images=made.trained, epochs=EPOCHS, rate=RATE, before=rows[: len(names)], after=rows[len(names) :]
+    )
+    compared = [*told.comparisons, *(schema.ComparisonEntry(**asdict(one)) for one in comparisons)]
+    return told.model_copy(update={"tuned": entry, "comparisons": compared})
+
+
 def _measured(
     run: Run, images: Store, scores: Mapping[str, tuple[float, Floats]], name: str, bootstrap: int, seed: int
 ) -> schema.ExternalFile:
     """Rows of all choices, and the comparisons."""
-    labels = images.manifest["label"].to_numpy(dtype=bool)
-    groups = images.manifest["group_id"].to_numpy()
     own = {row["id"]: row for row in run.metrics["results"]}
-    prevalence = run.evaluation.made["settings"]["prevalence"] or None
-    fewest = verdict.fewest(labels, groups)[0]
-    counts = {"n": len(labels), "positives": int(labels.sum()), "rarer_groups": fewest}
-    rows, measured = [], {}
-    with threadpool_limits(1):  # as in `evaluate`
-        resamples = resample(groups, labels, bootstrap, seed)
-        for choice, (threshold, its) in scores.items():
-            row = f"{choice}/external={name}"
-            measured[row] = measure(*check(labels, its, row), threshold, resamples, prevalence)
-            values = {metric: one._asdict() for metric, one in measured[row].intervals.items()}
-            told = {**own[choice], "id": row, "subgroup": f"external={name}", **counts, **values}
-            rows.append(schema.Row.model_validate(told))
-        choices = run.evaluation.content["choices"]
-        fused = [f"{choices[source]['fused']}/external={name}" for source in reversed(TL_SOURCES) if source in choices]
-        pairs = combinations(fused, 2)
-        comparisons = verdict.judged([compare(a, b, "auroc", measured, FAMILY) for a, b in pairs], fewest)
+    given = {f"{one}/external={name}": (own[one], threshold, its) for one, (threshold, its) in scores.items()}
+    rows, measured, fewest = _rows(run, images.manifest, given, bootstrap, seed)
+    choices = run.evaluation.content["choices"]
+    fused = [f"{choices[source]['fused']}/external={name}" for source in reversed(TL_SOURCES) if source in choices]
+    pairs = combinations(fused, 2)
+    comparisons = verdict.judged([compare(a, b, "auroc", measured, FAMILY) for a, b in pairs], fewest)
     return schema.ExternalFile(
         target=f"{images.content['name']} {images.content['part']}",
         positive_class=images.content["positive_class"],
-        test=schema.TestSet(images=len(labels), groups=len(set(groups)), positives=counts["positives"]),
+        test=schema.TestSet(
+            images=len(images.manifest),
+            groups=images.manifest["group_id"].nunique(),
+            positives=int(images.manifest["label"].sum()),
+        ),
         results=rows,
         comparisons=[schema.ComparisonEntry(**asdict(one)) for one in comparisons],
         name=name,
@@ -185,6 +208,36 @@ def _measured(
         home=[schema.Row.model_validate(own[choice]) for choice in scores],
         warnings=_warnings(run, images),
     )
+
+
+def _rows(
+    run: Run,
+    manifest: pd.DataFrame,
+    given: Mapping[str, tuple[Mapping[str, Any], float, Floats]],
+    bootstrap: int,
+    seed: int,
+) -> tuple[list[schema.Row], dict[str, Measured], int]:
+    """Rows of scores of the same images, what they were measured to be, and how many groups the rarer class lies in.
+
+    Args:
+        run: the run.
+        manifest: of the images [N].
+        given: by id, CHOICE/SUBGROUP: the row of the run that it is of, threshold and scores [N].
+        bootstrap, seed: of the resamples.
+    """
+    labels, groups = manifest["label"].to_numpy(dtype=bool), manifest["group_id"].to_numpy()
+    prevalence = run.evaluation.made["settings"]["prevalence"] or None
+    fewest = verdict.fewest(labels, groups)[0]
+    counts = {"n": len(labels), "positives": int(labels.sum()), "rarer_groups": fewest}
+    rows, measured = [], {}
+    with threadpool_limits(1):  # as in `evaluate`
+        resamples = resample(groups, labels, bootstrap, seed)
+        for name, (own, threshold, its) in given.items():
+            measured[name] = measure(*check(labels, its, name), threshold, resamples, prevalence)
+            values = {metric: one._asdict() for metric, one in measured[name].intervals.items()}
+            subgroup = name.removeprefix(f"{own['id']}/")
+            rows.append(schema.Row.model_validate({**own, "id": name, "subgroup": subgroup, **counts, **values}))
+    return rows, measured, fewest
 
 
 def _scores(run: Run, images: Store) -> dict[str, tuple[float, Floats]]:

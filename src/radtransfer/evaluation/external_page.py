@@ -33,7 +33,6 @@ def render(content: dict[str, Any]) -> str:
         pairs=pairs,
         shown_metrics={metric: report_text.METRIC_NAMES[metric] for metric in SHOWN},
         contrast=lambda row: contrast(content, row),
-        of_family=lambda family: of_family(content, family),
         tuning=tuning,
         synthetic=verdict.SYNTHETIC in content["warnings"],
         charts=charts,
@@ -50,18 +49,13 @@ def answer(content: dict[str, Any]) -> str:
         f"{report_text.estimate(here['auroc'])}; on the {home['n']} test images of the run ({content['run_target']}) "
         f"it has {report_text.estimate(home['auroc'])}."
     )
-    compared = of_family(content, "shift")
+    compared = content["comparisons"]
     if not compared:
         return said
     if all(row["adjusted_p"] is None for row in compared):
         return f"{said} There is no verdict on the sources: a class lies in too few leakage groups."
     found = [f"{contrast(content, row)} {report_text.difference(row)}" for row in compared if report_text.shown(row)]
     return f"{said} Differences between the sources that are shown here: {'; '.join(found) or 'none'}."
-
-
-def of_family(content: dict[str, Any], family: str) -> list[dict[str, Any]]:
-    """The comparisons of a family."""
-    return [row for row in content["comparisons"] if row["family"] == family]
 
 
 def contrast(content: dict[str, Any], row: dict[str, Any]) -> str:
@@ -75,7 +69,7 @@ def contrast(content: dict[str, Any], row: dict[str, Any]) -> str:
 
 def tuning(content: dict[str, Any]) -> str:
     """What light fine-tuning did, in a sentence."""
-    its, compared = content["tuned"], of_family(content, "tuned")[: len(content["tuned"]["after"])]
+    its, compared = content["tuned"], content["tuned"]["comparisons"][: len(content["tuned"]["after"])]
     intro = f"Fine-tuned on {its['images']} of the images, tested on the {its['after'][0]['n']} others"
     if all(row["adjusted_p"] is None for row in compared):
         return f"{intro}: no verdict, a class lies in too few leakage groups."

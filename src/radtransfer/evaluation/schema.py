@@ -132,6 +132,7 @@ class TunedEntry(_Strict):
     rate: float = Field(description="share of the run's own learning rate")
     before: Sequence[Row] = Field(description="the others, by the networks as the run left them; a row a TL source")
     after: Sequence[Row] = Field(description="the same, fine-tuned; in the same order")
+    comparisons: Sequence[ComparisonEntry] = Field(description="each after with before, then those after, pairwise")
 
 
 class ExternalFile(MetricsFile):

@@ -147,7 +147,7 @@ def score_unseen(
         told = _measured(run, images, scores, asked.name, bootstrap, seed)
         if asked.tune_images:
             made = tune(run.sources, images, asked.tune_images, seed, threads)
-            told = _with_tuned(told, run, images, made)
+            told = told.model_copy(update={"tuned": _tuned(run, images, made, asked.name, bootstrap, seed)})
         found = told.model_dump(mode="json")
         ids = images.manifest[["image_id", "group_id", "label"]]
         ids.assign(**{one: its for one, (_, its) in scores.items()}).to_parquet(folder / "scores.parquet", index=False)
@@ -156,25 +156,28 @@ def score_unseen(
         content |= {"name": asked.name, "store": images.content, "answer": external_page.answer(found)}
 
 
-def _with_tuned(told: schema.ExternalFile, run: Run, images: Store, made: Tuned) -> schema.ExternalFile:
-    """With what fine-tuning on some of the images did for the others."""
+def _tuned(run: Run, images: Store, made: Tuned, name: str, bootstrap: int, seed: int) -> schema.TunedEntry:
+    """Rows of all sources, before and after, and the comparisons."""
     manifest = images.manifest.iloc[made.rest]
     own = {row["id"]: row for row in run.metrics["results"]}
     names = {source: row_id(source, CANDIDATE, run.sources[source].classifiers) for source in made.before}
     given = {
-        f"{names[source]}/external={told.name}, {when}": (own[names[source]], made.thresholds[source], its[source])
+        f"{names[source]}/external={name}, {when}": (own[names[source]], made.thresholds[source], its[source])
         for when, its in (("rest", made.before), ("tuned", made.after))
         for source in names
     }
-    rows, measured, fewest = _rows(run, manifest, given, told.bootstrap, told.seed)
+    rows, measured, fewest = _rows(run, manifest, given, bootstrap, seed)
     before, after = list(given)[: len(names)], list(given)[len(names) :]
     pairs = [*zip(after, before, strict=True), *combinations(reversed(after), 2)]
     comparisons = verdict.judged([compare(a, b, "auroc", measured, TUNED) for a, b in pairs], fewest)
-    entry = schema.TunedEntry(
-        images=made.trained, epochs=EPOCHS, rate=RATE, before=rows[: len(names)], after=rows[len(names) :]
+    return schema.TunedEntry(
+        images=made.trained,
+        epochs=EPOCHS,
+        rate=RATE,
+        before=rows[: len(names)],
+        after=rows[len(names) :],
+        comparisons=[schema.ComparisonEntry(**asdict(one)) for one in comparisons],
     )
-    compared = [*told.comparisons, *(schema.ComparisonEntry(**asdict(one)) for one in comparisons)]
-    return told.model_copy(update={"tuned": entry, "comparisons": compared})
 
 
 def _measured(

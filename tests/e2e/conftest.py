@@ -38,6 +38,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pretrain_epochs": 1,
         "finetune_epochs": 1,
         "cv_folds": 2,
+        "cv_repeats": 1,
         "bootstrap": 100,
         "corruptions": ["blur"],
         "explain_images": 1,

@@ -92,8 +92,8 @@ SLICES = Limits(agreement=((0.5, None),), numbered=0.25)
 
 def thumbnail(pixels: Grey) -> Grey:
     """The image at 144 x 144 px (area averaging), its aspect ignored."""
-    near = halved(pixels, THUMBNAIL // 2, THUMBNAIL // 2)  # below twice the thumbnail: the rest costs a quarter
-    return np.asarray(Image.fromarray(near).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    size = (THUMBNAIL, THUMBNAIL)
+    return np.asarray(Image.fromarray(halved(pixels, *size)).resize(size, Image.Resampling.BOX))
 
 
 def pixel_sha256(pixels: Grey) -> str:

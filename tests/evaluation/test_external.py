@@ -102,6 +102,21 @@ def test_what_the_run_has_seen_is_left_out(chain: Chain, made: Path) -> None:
     ]  # fmt: skip
 
 
+def test_patients_of_two_data_sets_are_not_one_for_having_the_same_id(chain: Chain, run: Path, tmp_path: Path) -> None:
+    make_phantoms(chain.data_root / "elsewhere", images_per_part=60, parts=["hand"], difficulty=0.2, size=80, seed=9)
+    with (
+        (chain.data_root / "elsewhere" / "phantoms.csv").open() as one,
+        (chain.data_root / "phantoms" / "phantoms.csv").open() as two,
+    ):
+        ids, seen = ({row["patient"] for row in csv.DictReader(stream)} for stream in (one, two))
+    assert ids & seen
+    asked = ExternalSet(layout="phantoms", path="elsewhere", part="hand")
+    external_store(data_root=chain.data_root, learnt=Run.open(run).learnt, asked=asked, out=tmp_path / "store")
+    manifest = Store.open(tmp_path / "store").manifest
+    assert len(manifest) == 60 and manifest["group_id"].nunique() == len(ids)
+    assert set(manifest["patient_id"]) == ids
+
+
 def test_rows_are_those_of_the_scores_at_the_thresholds_of_the_run(chain: Chain, run: Path, made: Path) -> None:
     read = json.loads((made / "metrics.json").read_text())
     assert ExternalFile.model_validate(read).model_dump(mode="json") == read

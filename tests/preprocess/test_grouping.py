@@ -16,11 +16,14 @@ def drawn(case: int, view: int = 0, part: str = "hand") -> np.ndarray:
 
 
 def pairs(
-    images: list[np.ndarray], files: list[str], limits: grouping.Limits = grouping.RADIOGRAPHS
+    images: list[np.ndarray],
+    files: list[str],
+    limits: grouping.Limits = grouping.RADIOGRAPHS,
+    series: list[str] | None = None,
 ) -> set[tuple[int, int]]:
     small = [grouping.thumbnail(image) for image in images]
     descriptors = np.array([grouping.descriptor(image) for image in small])
-    return set(grouping.near_duplicates(descriptors, files, small, limits))
+    return set(grouping.near_duplicates(descriptors, files, small, limits, series))
 
 
 def far(count: int) -> list[str]:
@@ -98,9 +101,15 @@ def test_groups_are_connected_components(data: st.DataObject) -> None:
     assert sorted(set(got.tolist())) == list(range(len(set(got.tolist()))))
 
 
+def test_file_numbers_say_something_within_one_series_alone() -> None:
+    images, files = [drawn(0), np.rot90(drawn(0)).copy()], ["a/IMG0001.png", "b/IMG0002.png"]
+    assert pairs(images, files) == pairs(images, files, series=["one", "one"]) == {(0, 1)}
+    assert pairs(images, files, series=["one", "another"]) == pairs(images, files, series=["", ""]) == set()
+
+
 def test_numbers_compare_a_bounded_number_of_pairs() -> None:
     files = [f"patient{i}/image1.png" for i in range(500)]
-    assert len(list(grouping._numbered(files))) <= 3 * len(files)
+    assert len(list(grouping._numbered(files, ["set"] * len(files)))) <= 3 * len(files)
 
 
 def test_pixel_digest_knows_the_shape() -> None:

@@ -113,7 +113,11 @@ def descriptor(small: Grey) -> npt.NDArray[np.int8]:
 
 
 def near_duplicates(
-    descriptors: npt.NDArray[np.int8], files: Sequence[str], thumbnails: Thumbnails, limits: Limits
+    descriptors: npt.NDArray[np.int8],
+    files: Sequence[str],
+    thumbnails: Thumbnails,
+    limits: Limits,
+    series: Sequence[str] | None = None,
 ) -> list[tuple[int, int]]:
     """Pairs of near duplicates.
 
@@ -124,8 +128,14 @@ def near_duplicates(
         files: their names, POSIX.
         thumbnails: their thumbnails, by position.
         limits: what counts.
+        series: the data set in which each was numbered: only within one do file numbers say anything; empty: its number
+            says nothing. None: all are of one.
     """
-    pairs = [pair for pair in _numbered(files) if _turned_likeness(descriptors, *pair) > limits.numbered]
+    pairs = [
+        pair
+        for pair in _numbered(files, series or ["all"] * len(files))
+        if _turned_likeness(descriptors, *pair) > limits.numbered
+    ]
     for i, j, likeness in _alike(descriptors, limits.likeness):
         least = limits.least_agreement(likeness)
         if least is None or _agreement(thumbnails[i], thumbnails[j]) > least:
@@ -202,17 +212,17 @@ def _unit(descriptors: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
     return result
 
 
-def _numbered(files: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Pairs whose names differ in their last number only, by at most three; at most three pairs per image."""
+def _numbered(files: Sequence[str], series: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Pairs of a series whose names differ in their last number only, by at most three; at most three an image."""
 
-    def place(position: int) -> tuple[str, int, str]:
+    def place(position: int) -> tuple[str, str, int, str]:
         stem = PurePosixPath(files[position]).stem
         numbers = re.findall(r"\d{1,12}", stem)
-        return re.sub(r"\d+", "#", stem), int(numbers[-1]) if numbers else -1, files[position]
+        return series[position], re.sub(r"\d+", "#", stem), int(numbers[-1]) if numbers else -1, files[position]
 
-    ordered = sorted((*place(position), position) for position in range(len(files)))
-    for here, (name, number, _, position) in enumerate(ordered):
-        for other_name, other_number, _, other in ordered[here + 1 : here + 1 + _NEIGHBOURS]:
+    ordered = sorted((*place(position), position) for position in range(len(files)) if series[position])
+    for here, (*name, number, _, position) in enumerate(ordered):
+        for *other_name, other_number, _, other in ordered[here + 1 : here + 1 + _NEIGHBOURS]:
             if number >= 0 and name == other_name and other_number - number <= _NEIGHBOURS:
                 yield min(position, other), max(position, other)
 

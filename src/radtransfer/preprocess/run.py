@@ -286,9 +286,10 @@ def group_names(
             if image.dataset.slices == slices and (of_known_patients or image.record.patient_id is None)
         ]
         files = [images[i].record.file for i in some]
-        found = grouping.near_duplicates(
-            descriptors[some], files, _Chosen(scratch, [images[i].place for i in some]), limits
-        )
+        # Where patients are known, their ids say whose the next number is.
+        series = ["" if images[i].record.patient_id else images[i].dataset.name for i in some]
+        thumbnails = _Chosen(scratch, [images[i].place for i in some])
+        found = grouping.near_duplicates(descriptors[some], files, thumbnails, limits, series)
         pairs += [(some[i], some[j]) for i, j in found]
     keys = [
         [f"file {image.sha256}", f"pixels {image.pixel_sha256}"]
@@ -297,10 +298,14 @@ def group_names(
     ]
     numbers = grouping.groups(len(images), pairs, keys)
     named: dict[int, str] = {}
+    bearers: dict[str, int] = {}
     for position in sorted(range(len(images)), key=lambda i: images[i].record.file):
         image, number = images[position], int(numbers[position])
-        kind, origin = _owner(image.record) or ("image", hashlib.sha256(image.name.encode()).hexdigest()[:16])
-        named.setdefault(number, f"{kind}-{origin}")
+        if number not in named:
+            kind, origin = _owner(image.record) or ("image", hashlib.sha256(image.name.encode()).hexdigest()[:16])
+            name = f"{kind}-{origin}"
+            # Another data set may have the same id, of somebody else.
+            named[number] = name if bearers.setdefault(name, number) == number else f"{name}-of-{image.dataset.name}"
     return [named[int(number)] for number in numbers], pairs
 
 

@@ -32,18 +32,29 @@ IMPORTED = (
     "skops.io",
 )
 PROGRAM = "ephemeral_component.py"
+LONGEST = 70
+"""Characters of a temporary folder in which a socket still gets a path: the system takes about a hundred of them."""
 _processes = multiprocessing.get_context("forkserver")
 _one_at_a_time = threading.Lock()  # multiprocessing's notes on children are not for several threads
 
 
 def warm_up() -> None:
-    """Have kfp.local start its tasks so; the server begins to import at once."""
+    """Have kfp.local start its tasks so; the server begins to import at once.
+
+    Where no temporary folder has a path short enough for the server's socket, tasks start as kfp.local starts them.
+    """
+    usual = tempfile.gettempdir()
+    tried = (usual, "/tmp")  # noqa: S108 - the server's folder in it is of a name of its own
+    short = next((folder for folder in tried if len(folder) <= LONGEST and os.access(folder, os.W_OK)), None)
+    if short is None:
+        return
     _processes.set_forkserver_preload(list(IMPORTED))
-    os.environ["_KFP_RUNTIME"] = "true"  # KFP then imports what a task needs, and no compiler
+    os.environ["_KFP_RUNTIME"], tempfile.tempdir = "true", short  # KFP then imports what a task needs, and no compiler
     try:
         forkserver.ensure_running()
     finally:
         del os.environ["_KFP_RUNTIME"]
+        tempfile.tempdir = usual
     from kfp.local import subprocess_task_handler
 
     subprocess_task_handler.run_local_subprocess = _started

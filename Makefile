@@ -60,7 +60,7 @@ data/phantoms: | venv
 	mv $@.partial $@
 
 test: venv ## the fast tests
-	"$(BIN)/python" -m pytest -m "not slow and not data and not docker and not browser" $(PYTEST_ARGS)
+	"$(BIN)/python" -m pytest -n auto --dist loadfile -m "not slow and not data and not docker and not browser" $(PYTEST_ARGS)
 
 test-slow: venv ## the slow tests, those on real images and in a browser (RADTRANSFER_DATA names the data root)
 	"$(BIN)/python" -m pytest -rs -m "(slow or data or browser) and not docker" $(PYTEST_ARGS)

@@ -385,6 +385,21 @@ def test_mura_official_test_set_is_kept_and_its_patients_stay_out(
     assert again.artifact.digest == target.artifact.digest
 
 
+def test_a_patient_is_known_again_in_another_folder_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One hospital's exports, target and source in folders of their own, have one patient under one id."""
+    monkeypatch.setenv(VARIABLE, "a key for this test only")
+    mura(tmp_path)
+    for parts in (tmp_path / "MURA-v1.1").glob("*/XR_WRIST"):
+        shutil.move(parts, tmp_path / "exported" / parts.parent.name / "XR_WRIST")
+    draw(tmp_path / "exported/train/XR_WRIST/patient00031/study1_positive/image1.png", 500, True, part="knee")
+    target, source = run(tmp_path, tmp_path / "out", **(MURA | {"source_path": "exported"}))
+    of = Pseudonyms.from_environment("MURA").of
+    (gone,) = source.content["rejected"]
+    assert gone["file"] == f"exported/train/XR_WRIST/{of('patient00031')}/study1_positive/image1.png"
+    assert gone["reason"].startswith("same patient as the target image")
+    assert not set(target.manifest["group_id"]) & set(source.manifest["group_id"])
+
+
 def test_ct_is_stored_in_the_window_asked_for(tmp_path: Path) -> None:
     """Two scanners that store and window unlike give like images; the store says which window it was."""
     rows = ["file,label"]

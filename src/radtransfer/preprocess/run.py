@@ -275,9 +275,14 @@ def group_names(
         images: the images, N.
         descriptors: theirs, int8 [N, 2304].
         scratch: where they wait.
-        of_known_patients: whether to look for near duplicates among images whose patient is known, too: ids tell
-            nothing of whether images of two data sets are of one patient.
+        of_known_patients: whether ids hold within one data set only, told by its name, and near duplicates are looked
+            for among images whose patient is known, too. Else equal ids are one patient's, wherever they lie: to lose
+            an image of the source by a coincidence costs less than to miss a leak.
     """
+
+    def named_in(image: Image) -> str:
+        return image.dataset.name if of_known_patients else ""
+
     pairs: list[tuple[int, int]] = []
     for slices, limits in ((False, grouping.RADIOGRAPHS), (True, grouping.SLICES)):
         some = [
@@ -293,7 +298,7 @@ def group_names(
         pairs += [(some[i], some[j]) for i, j in found]
     keys = [
         [f"file {image.sha256}", f"pixels {image.pixel_sha256}"]
-        + ([f"{owner[0]} {image.dataset.name} {owner[1]}"] if (owner := _owner(image.record)) else [])
+        + ([f"{owner[0]} {named_in(image)} {owner[1]}"] if (owner := _owner(image.record)) else [])
         for image in images
     ]
     numbers = grouping.groups(len(images), pairs, keys)

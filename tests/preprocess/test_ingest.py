@@ -44,9 +44,9 @@ def test_two_processes_and_one_that_was_stopped_give_what_one_gives(
             continue
         for folder, other in zip(("two", "half"), others, strict=True):
             assert isinstance(other, Ingested)
-            assert (one.sha256, one.pixel_sha256, one.box, one.flags, one.levels) == (
+            assert (one.sha256, one.pixel_digest, one.box, one.flags, one.levels) == (
                 other.sha256,
-                other.pixel_sha256,
+                other.pixel_digest,
                 other.box,
                 other.flags,
                 other.levels,

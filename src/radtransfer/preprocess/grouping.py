@@ -27,7 +27,6 @@ found: 24 with normal, 18 with benign, 29 with malignant slices, two of them wit
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
+import xxhash
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -96,9 +96,9 @@ def thumbnail(pixels: Grey) -> Grey:
     return np.asarray(Image.fromarray(halved(pixels, *size)).resize(size, Image.Resampling.BOX))
 
 
-def pixel_sha256(pixels: Grey) -> str:
+def pixel_digest(pixels: Grey) -> str:
     """Digest of decoded pixels and shape: equal for one image stored in two files."""
-    digest = hashlib.sha256(f"{pixels.shape}".encode())
+    digest = xxhash.xxh3_128(f"{pixels.shape}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 

@@ -70,7 +70,7 @@ class Ingested:
     Attributes:
         place: where its square and thumbnail lie in the scratch.
         sha256: digest of the file.
-        pixel_sha256: digest of its decoded pixels.
+        pixel_digest: digest of its decoded pixels.
         box: where the image lies in its square.
         flags: what was done to decode it, see :class:`~radtransfer.preprocess.pixels.Decoded`; ``cropped`` if a border
             was cut away.
@@ -81,7 +81,7 @@ class Ingested:
 
     place: Place
     sha256: str
-    pixel_sha256: str
+    pixel_digest: str
     box: Letterbox
     flags: tuple[str, ...]
     levels: Levels
@@ -147,7 +147,7 @@ def _ingest(
             decoded = decode_bytes(data, path, window)
             square, box = letterbox(decoded.pixels, scratch.size, crop_border=crop_border)
             flags = (*decoded.flags, "cropped") if box.cropped else decoded.flags
-            digests = {"sha256": sha256, "pixel_sha256": grouping.pixel_sha256(decoded.pixels)}
+            digests = {"sha256": sha256, "pixel_digest": grouping.pixel_digest(decoded.pixels)}
             said = digests | {"box": vars(box), "flags": flags, "levels": Levels.of(decoded.pixels)}
             said["modality"] = decoded.modality
             small = grouping.thumbnail(decoded.pixels)
@@ -158,4 +158,4 @@ def _ingest(
         return Refused(error.problem, str(error).removeprefix(f"{path}: "))
     box, flags, levels = Letterbox(**said["box"]), tuple(said["flags"]), Levels(*said["levels"])
     descriptor = grouping.descriptor(small)
-    return Ingested(place, sha256, said["pixel_sha256"], box, flags, levels, said["modality"], descriptor)
+    return Ingested(place, sha256, said["pixel_digest"], box, flags, levels, said["modality"], descriptor)

@@ -42,7 +42,7 @@ class Image:
     role: str
     dataset: Dataset
     sha256: str
-    pixel_sha256: str
+    pixel_digest: str
     box: Letterbox
     flags: tuple[str, ...]
     levels: Levels
@@ -246,7 +246,7 @@ def decode_all(
             side.rejected.append(Rejected(record.file, unwanted, PROBLEMS[unwanted].what))
             continue
         descriptors.append(got.descriptor)
-        digests, seen = (got.sha256, got.pixel_sha256), (got.levels, got.modality)
+        digests, seen = (got.sha256, got.pixel_digest), (got.levels, got.modality)
         images.append(Image(got.place, record, side.role, side.dataset, *digests, got.box, flags, *seen))
     return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
 
@@ -297,7 +297,7 @@ def group_names(
         found = grouping.near_duplicates(descriptors[some], files, thumbnails, limits, series)
         pairs += [(some[i], some[j]) for i, j in found]
     keys = [
-        [f"file {image.sha256}", f"pixels {image.pixel_sha256}"]
+        [f"file {image.sha256}", f"pixels {image.pixel_digest}"]
         + ([f"{owner[0]} {named_in(image)} {owner[1]}"] if (owner := _owner(image.record)) else [])
         for image in images
     ]
@@ -340,7 +340,7 @@ def _was(image: Image, inherited: Inherited) -> set[str]:
 def _mark_unlike(images: list[Image], pairs: list[tuple[int, int]]) -> set[int]:
     """Flag the images that have a duplicate or near duplicate of the other class; returns their positions."""
     same: dict[str, int] = {}
-    exact = [(same.setdefault(image.pixel_sha256, i), i) for i, image in enumerate(images)]
+    exact = [(same.setdefault(image.pixel_digest, i), i) for i, image in enumerate(images)]
     unlike = {
         position
         for i, j in (*pairs, *exact)

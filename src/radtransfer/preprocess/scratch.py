@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 
 from radtransfer.cache import DECODED, VARIABLE, cache, discard, held
 from radtransfer.errors import RadtransferError
@@ -32,7 +33,9 @@ from radtransfer.provenance import code_version
 
 _DECODERS = ("numpy", "opencv-python-headless", "pillow", "pydicom")
 _PROCESS = secrets.token_hex(8)
-_DIGEST = hashlib.sha256().digest_size
+_SEAL = xxhash.xxh3_128().digest_size
+_NAME = hashlib.sha256().digest_size
+_HEAD = _SEAL + _NAME
 _SAID = 1024
 """Bytes of an entry for what is said of its image."""
 
@@ -58,7 +61,7 @@ class Scratch:
 
     @property
     def _length(self) -> int:
-        return 2 * _DIGEST + _SAID + self.size**2 + THUMBNAIL**2
+        return _HEAD + _SAID + self.size**2 + THUMBNAIL**2
 
     def places(self) -> dict[bytes, Place]:
         """Where images were put before, by the :func:`entry_name` of their files. Not every entry needs to be sound."""
@@ -66,8 +69,8 @@ class Scratch:
         for log in sorted(self.folder.iterdir(), key=lambda log: log.stat().st_mtime_ns):
             with log.open("rb", buffering=0) as stream:
                 for start in range(0, log.stat().st_size - self._length + 1, self._length):
-                    stream.seek(start + _DIGEST)
-                    found[stream.read(_DIGEST)] = Place(log.name, start)
+                    stream.seek(start + _SEAL)
+                    found[stream.read(_NAME)] = Place(log.name, start)
         return found
 
     def write(self, name: bytes, said: Mapping[str, Any], square: Grey, thumbnail: Grey) -> Place:
@@ -84,12 +87,13 @@ class Scratch:
             RadtransferError: it cannot be written.
         """
         body = name + json.dumps(said).encode().ljust(_SAID) + square.tobytes() + thumbnail.tobytes()
-        if len(body) != self._length - _DIGEST:
-            raise ValueError(f"expected an entry of {self._length - _DIGEST} bytes, got {len(body)}")
+        if len(body) != self._length - _SEAL:
+            raise ValueError(f"expected an entry of {self._length - _SEAL} bytes, got {len(body)}")
         log = f"{os.getpid()}-{_PROCESS}"
         try:
             with (self.folder / log).open("ab") as stream:
-                stream.write(hashlib.sha256(body).digest() + body)
+                stream.write(xxhash.xxh3_128_digest(body))
+                stream.write(body)
                 return Place(log, stream.tell() - self._length)
         except OSError as error:
             raise RadtransferError(
@@ -99,14 +103,14 @@ class Scratch:
     def said(self, place: Place) -> dict[str, Any] | None:
         """What was said of an image; None where its entry is not sound."""
         entry = self._read(place, 0, self._length)
-        if hashlib.sha256(entry[_DIGEST:]).digest() != entry[:_DIGEST]:
+        if xxhash.xxh3_128_digest(entry[_SEAL:]) != entry[:_SEAL]:
             return None
-        said: dict[str, Any] = json.loads(entry[2 * _DIGEST : 2 * _DIGEST + _SAID])
+        said: dict[str, Any] = json.loads(entry[_HEAD : _HEAD + _SAID])
         return said
 
     def square(self, place: Place) -> Grey:
         """uint8 [size, size]."""
-        data = self._read(place, 2 * _DIGEST + _SAID, self.size**2)
+        data = self._read(place, _HEAD + _SAID, self.size**2)
         return np.frombuffer(data, dtype=np.uint8).reshape(self.size, self.size)
 
     def thumbnail(self, place: Place) -> Grey:

@@ -26,7 +26,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess import grouping
+from radtransfer.preprocess import fingerprint, grouping
 from radtransfer.preprocess.decode import decode
 from radtransfer.preprocess.pixels import Grey
 from radtransfer.progress import track
@@ -91,7 +91,7 @@ def decoded(folder: Path) -> Iterator[tuple[str, Grey]]:
 
 def described(images: list[Grey]) -> np.ndarray:
     """Descriptors of thumbnails."""
-    return np.stack([grouping.descriptor(image) for image in images])
+    return np.stack([fingerprint.descriptor(image) for image in images])
 
 
 def missed(descriptors: np.ndarray, limit: float) -> tuple[int, int]:
@@ -124,7 +124,7 @@ def quality(name: str, folder: Path, copies: int) -> list[Grey]:
     rng = np.random.default_rng(0)
     pixels = list(decoded(folder))
     files = [file for file, _ in pixels]
-    thumbnails = [grouping.thumbnail(image) for _, image in pixels]
+    thumbnails = [fingerprint.thumbnail(image) for _, image in pixels]
     descriptors = described(thumbnails)
     alone = grouping.groups(
         len(files), grouping.near_duplicates(descriptors, files, thumbnails, limits), [[] for _ in files]
@@ -136,7 +136,7 @@ def quality(name: str, folder: Path, copies: int) -> list[Grey]:
     chosen = rng.choice(len(files), min(copies, len(files)), replace=False)
     print(f"  {'copies, ' + str(len(chosen)) + ' of each':28s} recall  precision")
     for edit, change in EDITS.items():
-        small = [grouping.thumbnail(np.ascontiguousarray(change(pixels[i][1]))) for i in chosen]
+        small = [fingerprint.thumbnail(np.ascontiguousarray(change(pixels[i][1]))) for i in chosen]
         names = [f"copy/{FAR * number}.png" for number in range(len(chosen))]
         both = np.concatenate([descriptors, described(small)])
         found = grouping.near_duplicates(both, files + names, thumbnails + small, limits)
@@ -151,7 +151,7 @@ def quality(name: str, folder: Path, copies: int) -> list[Grey]:
 def varied(thumbnails: list[Grey], count: int) -> Iterator[Grey]:
     """The thumbnails, then variations of them that are no duplicates."""
     rng = np.random.default_rng(1)
-    side = grouping.THUMBNAIL
+    side = fingerprint.THUMBNAIL
     for number in range(count):
         image = thumbnails[number % len(thumbnails)]
         if number >= len(thumbnails):
@@ -173,9 +173,9 @@ def main() -> None:
     thumbnails = [image for name in SETS for image in quality(name, given.data_root / name, given.copies)]
     print("images  CPU s  CPU ms an image  peak MiB")
     for count in map(int, given.sizes.split(",")):
-        descriptors = np.empty((count, len(grouping.descriptor(thumbnails[0]))), dtype=np.int8)
+        descriptors = np.empty((count, len(fingerprint.descriptor(thumbnails[0]))), dtype=np.int8)
         for number, image in enumerate(varied(thumbnails, count)):
-            descriptors[number] = grouping.descriptor(image)
+            descriptors[number] = fingerprint.descriptor(image)
         started = time.process_time()
         found = list(grouping._alike(descriptors, grouping.RADIOGRAPHS.likeness))
         spent = time.process_time() - started

@@ -86,7 +86,7 @@ def test_fracatlas_hand_stores(hand: tuple[Store, Store]) -> None:
     reasons = Counter(
         entry["reason"].split(",")[0].split(" the target")[0] for store in hand for entry in store.content["rejected"]
     )
-    assert reasons == {"truncated JPEG": 27, "duplicate or near duplicate of": 3}
+    assert reasons == {"truncated JPEG": 27, "duplicate or near duplicate of": 4}
     flags = Counter(flag for store in hand for own in store.manifest["flags"] for flag in own)
     assert flags["truncated"] == 17 and flags["exif_rotated"] == 20
     assert not source.manifest["body_part"].str.contains("hand").any()
@@ -101,7 +101,7 @@ def test_the_data_report_of_fracatlas_lists_what_is_known_of_it(hand: tuple[Stor
     assert conflict.file == "FracAtlas/images/Fractured/IMG0003298.jpg" and conflict.label == "fractured"
     truncated = Counter(one.outcome for one in report.of_problem("truncated"))
     assert truncated == {"kept": 17, "left out": 27}
-    assert len(report.of_problem("exif_rotated")) == 20 and len(report.of_problem("leak")) == 3
+    assert len(report.of_problem("exif_rotated")) == 20 and len(report.of_problem("leak")) == 4
     assert not report.of_problem("unreadable") and not report.of_problem("colour")
     page = report.html()
     assert all(one.file in page for one in report.findings)

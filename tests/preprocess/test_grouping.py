@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radtransfer.datasets import phantoms
-from radtransfer.preprocess import grouping
+from radtransfer.preprocess import fingerprint, grouping
 
 
 def drawn(case: int, view: int = 0, part: str = "hand") -> np.ndarray:
@@ -21,8 +21,8 @@ def pairs(
     limits: grouping.Limits = grouping.RADIOGRAPHS,
     series: list[str] | None = None,
 ) -> set[tuple[int, int]]:
-    small = [grouping.thumbnail(image) for image in images]
-    descriptors = np.array([grouping.descriptor(image) for image in small])
+    small = [fingerprint.thumbnail(image) for image in images]
+    descriptors = np.array([fingerprint.descriptor(image) for image in small])
     return set(grouping.near_duplicates(descriptors, files, small, limits, series))
 
 
@@ -114,5 +114,5 @@ def test_numbers_compare_a_bounded_number_of_pairs() -> None:
 
 def test_pixel_digest_knows_the_shape() -> None:
     flat = np.arange(12, dtype=np.uint8)
-    assert grouping.pixel_digest(flat.reshape(3, 4)) != grouping.pixel_digest(flat.reshape(4, 3))
-    assert grouping.pixel_digest(flat.reshape(3, 4)) == grouping.pixel_digest(flat.reshape(3, 4).copy())
+    assert fingerprint.pixel_digest(flat.reshape(3, 4)) != fingerprint.pixel_digest(flat.reshape(4, 3))
+    assert fingerprint.pixel_digest(flat.reshape(3, 4)) == fingerprint.pixel_digest(flat.reshape(3, 4).copy())

@@ -21,7 +21,7 @@ from radtransfer import cli
 from radtransfer.cache import DECODED, VARIABLE, cache
 from radtransfer.datasets.fetch import UNFINISHED, collect
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess.grouping import THUMBNAIL
+from radtransfer.preprocess.fingerprint import THUMBNAIL
 from radtransfer.preprocess.scratch import Place, Scratch, entry_name, resumable
 from radtransfer.preprocess.store import Store
 
@@ -51,7 +51,7 @@ def test_images_come_back_and_the_last_of_a_file_counts(tmp_path: Path) -> None:
         scratch.write(entry_name(Path("a")), {}, np.zeros((4, 5), np.uint8), np.zeros((THUMBNAIL, THUMBNAIL), np.uint8))
 
 
-LENGTH = 2 * 32 + 1024 + 5**2 + THUMBNAIL**2
+LENGTH = 16 + 32 + 1024 + 5**2 + THUMBNAIL**2
 
 
 @settings(max_examples=60, deadline=None)

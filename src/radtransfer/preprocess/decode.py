@@ -11,7 +11,6 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from radtransfer.preprocess.dicom import decode_dicom
 from radtransfer.preprocess.pixels import (
     COLOUR,
     MAX_BYTES,
@@ -81,10 +80,16 @@ def decode_bytes(data: bytes, path: Path, window: Window | None = None) -> Decod
     """As :func:`decode`, of bytes already read; ``path`` only names the file in errors."""
     if not data:
         raise ImageError(f"{path}: empty file", "empty")
-    decoded = decode_dicom(data, path, window) if data[128:132] == b"DICM" else _decode_picture(data, path)
+    decoded = _decode_dicom(data, path, window) if data[128:132] == b"DICM" else _decode_picture(data, path)
     if decoded.pixels.min() == decoded.pixels.max():
         raise ImageError(f"{path}: every pixel is {decoded.pixels.flat[0]}; not an image of anything", "constant")
     return decoded
+
+
+def _decode_dicom(data: bytes, path: Path, window: Window | None) -> Decoded:
+    from radtransfer.preprocess.dicom import decode_dicom  # takes a while, in every process that decodes
+
+    return decode_dicom(data, path, window)
 
 
 def _decode_picture(data: bytes, path: Path) -> Decoded:
@@ -110,7 +115,7 @@ def _decode_picture(data: bytes, path: Path) -> Decoded:
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
     if image.mode in ("L", "1"):
-        return Decoded(np.asarray(image.convert("L")), tuple(flags))
+        return Decoded(np.asarray(image if image.mode == "L" else image.convert("L")), tuple(flags))
     rgb = np.asarray(image.convert("RGB"))
     share = coloured(rgb)
     if share > COLOUR:

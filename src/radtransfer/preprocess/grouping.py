@@ -3,7 +3,8 @@
 Images of one patient belong together. Where a data set has no patient ids, so do exact duplicates and near duplicates:
 the same exposure with and without markers, cut off, or processed anew, and neighbouring slices of one CT scan.
 
-Every image is seen at 144 x 144 px, its aspect ignored. Two descriptors say how alike two images are:
+Every image is seen at 144 x 144 px, its aspect ignored (:mod:`~radtransfer.preprocess.fingerprint`). Two descriptors
+say how alike two images are:
 
 * likeness: correlation of the 48 x 48 reduction after local standardisation (local mean taken out, divided by the local
   deviation), so that exposure, window and overall shading do not count;
@@ -11,16 +12,16 @@ Every image is seen at 144 x 144 px, its aspect ignored. Two descriptors say how
   that hold structure in both images; a marker or a lost strip spoils few tiles, and the detector's fixed pattern and
   the film's edges are left out.
 
-Measured on the 3,039 readable of 3,066 FracAtlas files: of 4.6 million pairs 845 have a likeness above 0.6. Agreement
-parts them: 105 pairs, by eye the same exposure, have 0.79 to 1; two more (one exposure processed twice, one pair in
-doubt) 0.59 and 0.52; all others less than 0.39. Exposures that were processed anew or turned are among those, but they
-carry neighbouring file numbers, so there likeness alone decides (80 of 6,595 such pairs; this also joins some views of
-one patient). One more exposure, there in two crops, has a likeness of 0.55 and an agreement of 0.75; of the other pairs
-with a likeness of 0.5 to 0.6 the highest agreement is 0.60. `benchmarks/pairs.csv` lists what was looked at.
-Together 185 pairs in 155 groups of two or three.
+Measured on the 3,039 readable of 3,066 FracAtlas files: of 4.6 million pairs 869 have a likeness above 0.6. Agreement
+parts them: 105 pairs, by eye the same exposure, have 0.80 to 1; two more (one exposure processed twice, one pair in
+doubt) 0.62 and 0.49; two views with neighbouring file numbers 0.45; all others less than 0.40. Exposures that were
+processed anew or turned are among those, but they carry neighbouring file numbers, so there likeness alone decides (81
+of 6,595 such pairs; this also joins some views of one patient). One more exposure, there in two crops, has a likeness
+of 0.55 and an agreement of 0.75; of the other pairs with a likeness of 0.5 to 0.6 the highest agreement is 0.57.
+`benchmarks/pairs.csv` lists what was looked at. Together 186 pairs in 156 groups of two or three.
 
 Measured on IQ-OTH/NCCD (793 slices, no case ids): slices of the classes normal and malignant, which are never of one
-case, have a likeness of at most 0.44. With the limits below a 5-nearest-neighbour classifier on 64 x 64 pixels tells
+case, have a likeness of at most 0.43. With the limits below a 5-nearest-neighbour classifier on 64 x 64 pixels tells
 normal from benign (5-fold, 3 seeds) at AUROC 0.46, where it reaches 0.98 with slices split at random. 69 groups are
 found: 24 with normal, 18 with benign, 29 with malignant slices, two of them with two classes (the full set: 110 cases).
 """
@@ -36,19 +37,12 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
-import xxhash
-from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from radtransfer.preprocess.letterbox import halved
+from radtransfer.preprocess.fingerprint import COARSE
 from radtransfer.preprocess.pixels import Grey
 
-THUMBNAIL = 144
-_COARSE = 48
-# Gaussian filters as matrices, which is faster for so small an image.
-_EYE = np.eye(_COARSE, dtype=np.float32)
-_MEAN, _SPREAD = (cv2.GaussianBlur(_EYE, (1, 8 * s + 1), s, borderType=cv2.BORDER_REFLECT) for s in (2, 4))
 _TILES = 8
 _MARGIN = 12
 _NEIGHBOURS = 3
@@ -88,28 +82,6 @@ class Limits:
 
 RADIOGRAPHS = Limits(agreement=((0.6, 0.4), (0.5, 0.7)), numbered=0.5)
 SLICES = Limits(agreement=((0.5, None),), numbered=0.25)
-
-
-def thumbnail(pixels: Grey) -> Grey:
-    """The image at 144 x 144 px (area averaging), its aspect ignored."""
-    size = (THUMBNAIL, THUMBNAIL)
-    return np.asarray(Image.fromarray(halved(pixels, *size)).resize(size, Image.Resampling.BOX))
-
-
-def pixel_digest(pixels: Grey) -> str:
-    """Digest of decoded pixels and shape: equal for one image stored in two files."""
-    digest = xxhash.xxh3_128(f"{pixels.shape}".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
-
-
-def descriptor(small: Grey) -> npt.NDArray[np.int8]:
-    """Locally standardised 48 x 48 reduction of a thumbnail, int8 [2304] (63 = 2 local deviations)."""
-    coarse = cv2.resize(small.astype(np.float32), (_COARSE, _COARSE), interpolation=cv2.INTER_AREA)
-    detail = coarse - _MEAN @ coarse @ _MEAN.T
-    scaled = np.clip(detail / (np.sqrt(_SPREAD @ (detail * detail) @ _SPREAD.T) + 2), -2, 2)
-    centred = np.clip(scaled - scaled.mean(), -2, 2)
-    return np.asarray(np.rint(centred * 31.5), dtype=np.int8).ravel()
 
 
 def near_duplicates(
@@ -186,7 +158,7 @@ def _candidates(descriptors: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
     import faiss  # takes a while, and only this needs it: not the processes that decode
 
     count = len(descriptors)
-    projection = np.random.default_rng(0).standard_normal((_COARSE**2, _PROJECTED)).astype(np.float32)
+    projection = np.random.default_rng(0).standard_normal((COARSE**2, _PROJECTED)).astype(np.float32)
     projection /= np.float32(np.sqrt(_PROJECTED))
     blocks = (descriptors[start : start + _BLOCK] for start in range(0, count, _BLOCK))
     points = np.concatenate([np.empty((0, _PROJECTED), np.float32), *(_unit(block) @ projection for block in blocks)])
@@ -229,7 +201,7 @@ def _numbered(files: Sequence[str], series: Sequence[str]) -> Iterator[tuple[int
 
 def _turned_likeness(descriptors: npt.NDArray[np.int8], i: int, j: int) -> float:
     """Highest likeness over the eight ways to turn and mirror the second image."""
-    one, other = _unit(descriptors[[i]])[0], _unit(descriptors[[j]])[0].reshape(_COARSE, _COARSE)
+    one, other = _unit(descriptors[[i]])[0], _unit(descriptors[[j]])[0].reshape(COARSE, COARSE)
     sides = (other, other.T)
     return max(float(one @ np.rot90(side, turns).ravel()) for side in sides for turns in range(4))
 

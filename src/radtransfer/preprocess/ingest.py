@@ -16,7 +16,7 @@ import numpy.typing as npt
 from joblib.externals.loky import get_reusable_executor
 
 from radtransfer import limits
-from radtransfer.preprocess import grouping
+from radtransfer.preprocess import fingerprint
 from radtransfer.preprocess.decode import decode_bytes, read_bytes
 from radtransfer.preprocess.letterbox import Letterbox, letterbox
 from radtransfer.preprocess.pixels import Grey, ImageError, Window
@@ -76,7 +76,7 @@ class Ingested:
             was cut away.
         levels: its grey levels.
         modality: what its DICOM header says, see :class:`~radtransfer.preprocess.pixels.Decoded`.
-        descriptor: int8 [2304], see :func:`~radtransfer.preprocess.grouping.descriptor`.
+        descriptor: int8 [2304], see :func:`~radtransfer.preprocess.fingerprint.descriptor`.
     """
 
     place: Place
@@ -147,15 +147,15 @@ def _ingest(
             decoded = decode_bytes(data, path, window)
             square, box = letterbox(decoded.pixels, scratch.size, crop_border=crop_border)
             flags = (*decoded.flags, "cropped") if box.cropped else decoded.flags
-            digests = {"sha256": sha256, "pixel_digest": grouping.pixel_digest(decoded.pixels)}
+            digests = {"sha256": sha256, "pixel_digest": fingerprint.pixel_digest(decoded.pixels)}
             said = digests | {"box": vars(box), "flags": flags, "levels": Levels.of(decoded.pixels)}
             said["modality"] = decoded.modality
-            small = grouping.thumbnail(decoded.pixels)
+            small = fingerprint.thumbnail(decoded.pixels)
             place = scratch.write(entry_name(path), said, square, small)
         else:
             small = scratch.thumbnail(place)
     except ImageError as error:
         return Refused(error.problem, str(error).removeprefix(f"{path}: "))
     box, flags, levels = Letterbox(**said["box"]), tuple(said["flags"]), Levels(*said["levels"])
-    descriptor = grouping.descriptor(small)
+    descriptor = fingerprint.descriptor(small)
     return Ingested(place, sha256, said["pixel_digest"], box, flags, levels, said["modality"], descriptor)

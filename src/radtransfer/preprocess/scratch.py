@@ -27,7 +27,7 @@ import xxhash
 
 from radtransfer.cache import DECODED, VARIABLE, cache, discard, held
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess.grouping import THUMBNAIL
+from radtransfer.preprocess.fingerprint import THUMBNAIL
 from radtransfer.preprocess.pixels import Grey
 from radtransfer.provenance import code_version
 

@@ -180,7 +180,7 @@ def _within(
         if f"{source}/fused" in own
     }
     found = verdict.judged(verdict.within(SELECTED, choices, own), fewest)
-    text = verdict.answer(choices, found, own, images, fewest, bootstrap)["text"]
+    text = verdict.answer(choices, found, own, images, fewest, bootstrap, len(subject.runs))["text"]
     shortcuts = {shortcut: own[shortcut].intervals["auroc"].value for shortcut in verdict.LEARNT}
     warnings = verdict.warnings(found, shortcuts, bootstrap)
     renamed = [

@@ -146,7 +146,7 @@ def evaluate(
         content |= {
             "selected": selected,
             "choices": choices,
-            "answer": verdict.answer(choices, comparisons, measured, len(test), few, bootstrap),
+            "answer": verdict.answer(choices, comparisons, measured, len(test), few, bootstrap, trainings=1),
             "warnings": warnings,
             "robustness": degradation.told(choices, comparisons, measured, kinds, bootstrap) if kinds else {},
             "learnt_from": {split: _count(store, split) for split in ("train", "validation")},

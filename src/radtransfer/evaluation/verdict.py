@@ -40,6 +40,10 @@ NO_PATIENTS = (
     "The data have no patient ids: groups are exact and near duplicates, so other images of a test patient may "
     "be among the training images, which would flatter every figure."
 )
+ONE_TRAINING = (
+    "That is of one training of each: what another seed or split would change is not in the interval; cross-fitting "
+    "(radtransfer crossfit) tells."
+)
 NAMES: dict[str, str] = {
     "scratch": "training from scratch",
     "imagenet": "ImageNet transfer",
@@ -78,8 +82,12 @@ def answer(
     images: int,
     few: int,
     bootstrap: int,
+    trainings: int,
 ) -> dict[str, Any]:
-    """Which TL source won, if one did: in-domain against ImageNet, AUROC of the fused choices, after Holm."""
+    """Which TL source won, if one did: in-domain against ImageNet, AUROC of the fused choices, after Holm.
+
+    Of one training each it says that their chance is not in the interval.
+    """
     if not {"imagenet", "in_domain"} <= set(choices):
         missing = " and ".join(NAMES[name] for name in ("imagenet", "in_domain") if name not in choices)
         return {
@@ -111,6 +119,8 @@ def answer(
         return {"winner": None, "significant": False, "text": text}
     winner, verb = ("in_domain", "better") if cast(float, main.difference) > 0 else ("imagenet", "worse")
     text = f"In-domain pre-training is significantly {verb} than ImageNet transfer: {figures}."
+    if trainings == 1:
+        text += f" {ONE_TRAINING}"
     if "scratch" in fused:
         control = _find(comparisons, fused[winner], fused["scratch"], "auroc")
         if control.significant and cast(float, control.difference) < 0:

@@ -73,6 +73,24 @@ def test_what_is_to_fail_is_reported_and_gives_an_exit_code(
         assert rows == [("unplaced", "left out"), ("empty", outcome)]
 
 
+def test_an_external_set_is_looked_at_too(tmp_path: Path) -> None:
+    """A copy of a target image, and its patient, are left out, and what would stop a run stops nothing there."""
+    make_phantoms(tmp_path / "ph", 40, ("hand", "knee"), size=80, seed=2)
+    make_phantoms(tmp_path / "other", 12, ("hand",), size=80, seed=5)
+    ours, theirs = (sorted((tmp_path / name / "hand").iterdir()) for name in ("ph", "other"))
+    theirs[0].write_bytes(b"")
+    theirs[1].write_bytes(ours[0].read_bytes())
+    external = {"layout": "phantoms", "path": "other", "part": "hand"}
+    report = check(config(external=external, on_problem={"empty": "fail"}), data_root=tmp_path, out=tmp_path / "out")
+    assert [store["role"] for store in report.stores] == ["target", "source", "external"]
+    found = [(one.store, one.problem, one.outcome) for one in report.findings]
+    assert set(found) == {("external", "empty", "left out"), ("external", "leak", "left out")} and not report.stopping
+    assert theirs[1].name in {Path(one.file).name for one in report.of_problem("leak")}
+    assert report.stores[2]["files_found"] == 12 == report.stores[2]["images"] + len(found)
+    page = (tmp_path / "out" / "data_report.html").read_text()
+    assert "External: <strong>other</strong>" in page and 'id="external"' in page
+
+
 def test_nothing_is_written_where_something_is_or_of_what_cannot_be_read(root: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(RadtransferError, match="already exists"):

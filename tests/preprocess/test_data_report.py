@@ -98,7 +98,9 @@ def test_counts_add_up_and_problems_are_found_with_their_files(tmp_path: Path) -
 
 
 def test_what_stops_a_run_comes_first(tmp_path: Path) -> None:
-    report = DataReport.of(made(tmp_path / "t", "target"), made(tmp_path / "s", "source"), {"truncated": "fail"})
+    report = DataReport.of(
+        made(tmp_path / "t", "target"), made(tmp_path / "s", "source"), on_problem={"truncated": "fail"}
+    )
     assert report.stopping == {"truncated": 2}
     assert {one.outcome for one in report.of_problem("truncated")} == {"stops the run"}
     text = Page(report.html()).text

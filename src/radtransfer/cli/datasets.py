@@ -32,7 +32,7 @@ def check(
     out: Annotated[Path, typer.Option(help="Folder for data_report.html, data_report.md and problems.csv; new.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; overrides the file. Repeatable.")] = None,
 ) -> None:
-    """Read target and source of a run, every image once, and report what is there and what is wrong with it.
+    """Read target, source and external set of a run, every image, and report what is there and what is wrong with it.
 
     Exits with code 1 when there is a problem whose policy is `fail`.
     """

@@ -1,6 +1,6 @@
-"""The data report: what lies in a target's and a source's image store, and what was wrong with their files.
+"""The data report: what lies in the image stores of a run, and what was wrong with their files.
 
-It is made of the two stores and nothing else, as a page that loads nothing from anywhere and needs no script, as
+It is made of the stores and nothing else, as a page that loads nothing from anywhere and needs no script, as
 Markdown, and as a table of the problems. What came from data sets (names of files, classes, notes) is untrusted and
 escaped.
 """
@@ -27,6 +27,7 @@ LISTED = 200
 """Files that the page lists of one problem; ``problems.csv`` has all."""
 NAMED = 10
 """Files that the Markdown names of one problem."""
+STOPS = "stops the run"
 EDGES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
@@ -34,11 +35,11 @@ class Finding(NamedTuple):
     """A problem with a file.
 
     Attributes:
-        store: ``target`` or ``source``.
+        store: ``target``, ``source`` or ``external``.
         file: what artifacts call it.
         problem: one of :data:`radtransfer.problems.PROBLEMS`.
         policy: what was to be done about it.
-        outcome: ``kept``, ``left out``, or ``stops the run`` (policy ``fail``).
+        outcome: ``kept``, ``left out``, or :data:`STOPS` (policy ``fail``, which holds for target and source alone).
         label, split, group: of an image that is in the store; else empty.
         reason: why it was left out; else empty.
     """
@@ -56,10 +57,10 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class DataReport:
-    """What is known of two stores.
+    """What is known of the stores of a run.
 
     Attributes:
-        stores: for target and source the content of their ``dataset.json``, and what their manifest adds: ``sizes``
+        stores: for each the content of their ``dataset.json``, and what their manifest adds: ``sizes``
             (quantiles :data:`EDGES` of width and height, px), ``grouped`` (number of leakage groups, of those with one
             image, size of the largest, number with both classes), ``left_out`` (files by problem; empty: by
             ``max_images``).
@@ -72,17 +73,17 @@ class DataReport:
     findings: list[Finding]
 
     @classmethod
-    def of(cls, target_store: Path, source_store: Path, on_problem: Mapping[str, Any] | None = None) -> DataReport:
-        """Read two stores.
+    def of(cls, *stores: Path, on_problem: Mapping[str, Any] | None = None) -> DataReport:
+        """Read the stores.
 
         Args:
-            target_store, source_store: the stores.
-            on_problem: policies to judge by; None: those that the stores were made with.
+            stores: the target's, the source's and, where there is one, that of an external data set.
+            on_problem: policies to judge by; None: those that the first was made with.
 
         Raises:
             RadtransferError: not an image store, damaged, or made before stores recorded what is needed here.
         """
-        opened = [Store.open(path) for path in (target_store, source_store)]
+        opened = [Store.open(path) for path in stores]
         for one in opened:
             if "grey_levels" not in one.content:
                 raise RadtransferError(
@@ -92,7 +93,8 @@ class DataReport:
         chosen = policies(opened[0].artifact.made["settings"]["on_problem"] if on_problem is None else on_problem)
         findings = [finding for one in opened for finding in _findings(one, chosen)]
         order = list(PROBLEMS)
-        findings.sort(key=lambda one: (order.index(one.problem), one.store != "target", one.file))
+        roles = [one.content["role"] for one in opened]
+        findings.sort(key=lambda one: (order.index(one.problem), roles.index(one.store), one.file))
         return cls(tuple(map(_described, opened)), chosen, findings)
 
     @cached_property
@@ -103,7 +105,7 @@ class DataReport:
     @cached_property
     def stopping(self) -> dict[str, int]:
         """Number of files by problem, for the problems that stop a run."""
-        return dict(Counter(one.problem for one in self.findings if one.policy == "fail"))
+        return dict(Counter(one.problem for one in self.findings if one.outcome == STOPS))
 
     def of_problem(self, problem: str) -> list[Finding]:
         return [one for one in self.findings if one.problem == problem]
@@ -150,10 +152,11 @@ class DataReport:
 
 
 def _findings(opened: Store, chosen: Mapping[str, Policy]) -> list[Finding]:
-    def outcome(problem: str, otherwise: str) -> tuple[Policy, str]:
-        return chosen[problem], "stops the run" if chosen[problem] == "fail" else otherwise
-
     role = opened.content["role"]
+
+    def outcome(problem: str, otherwise: str) -> tuple[Policy, str]:
+        return chosen[problem], STOPS if chosen[problem] == "fail" and role != "external" else otherwise
+
     columns = ("image_id", "flags", "label_name", "split", "group_id")
     kept = [
         Finding(role, file, flag, *outcome(flag, "kept"), label, split, group, "")

@@ -6,8 +6,9 @@ For FracAtlas and IQ-OTH/NCCD: whether the candidates miss pairs that comparing 
 some images that were altered in a known way, which share of the copies lands in the group of its image (recall), and
 which share of the pairs that they bring is right (precision). For FracAtlas also the pairs of ``pairs.csv``, which were
 looked at: all 107 that seem one exposure, and of those that do not the 30 with the lowest likeness that file numbers
-join and the 39 that came nearest to being joined. Then the cost against the number of images, on images
-made from the real ones by turning, cropping and mirroring: seconds of CPU and memory.
+join and the 39 that came nearest to being joined; and how far apart likeness and agreement keep what is and is not one
+exposure, which is what the limits of :mod:`radtransfer.preprocess.grouping` were set by. Then the cost against the
+number of images, on images made from the real ones by turning, cropping and mirroring: seconds of CPU and memory.
 """
 
 from __future__ import annotations
@@ -118,6 +119,33 @@ def looked_at(files: list[str], descriptors: np.ndarray, thumbnails: list[Grey],
     return "\n".join(said)
 
 
+def apart(files: list[str], descriptors: np.ndarray, thumbnails: list[Grey], limits: grouping.Limits) -> str:
+    """Where the limits lie among the pairs of FracAtlas."""
+    alike = {(i, j): value for i, j, value in grouping._alike(descriptors, limits.likeness)}
+    agreement = {pair: grouping._agreement(thumbnails[pair[0]], thumbnails[pair[1]]) for pair in alike}
+    said = []
+    bounds = [np.inf, *(above for above, _ in limits.agreement)]
+    for (above, least), below in zip(limits.agreement, bounds, strict=False):
+        found = np.sort([agreement[pair] for pair, value in alike.items() if above < value <= below])
+        near = ", ".join(f"{value:.2f}" for value in found[(found > 0.3) & (found < 0.8)][::-1][:6])
+        where = f"above {above}" + (f" to {below}" if below < 1 else "")
+        said.append(
+            f"  {len(found)} pairs of likeness {where}, {np.sum(found >= 0.8)} of agreement .8 or more; next {near}; "
+            f"limit {least}"
+        )
+    numbered = list(grouping._numbered(files, ["all"] * len(files)))
+    joined = sum(grouping._turned_likeness(descriptors, *pair) > limits.numbered for pair in numbered)
+    said.append(f"  {joined} of {len(numbered)} pairs with neighbouring file numbers have a likeness above the limit")
+    return "\n".join(said)
+
+
+def across(files: list[str], descriptors: np.ndarray) -> str:
+    """The highest likeness of slices that are never of one case: normal and malignant ones of IQ-OTH/NCCD."""
+    unit = grouping._unit(descriptors)
+    normal, malignant = (np.array([file.startswith(name) for file in files]) for name in ("Normal", "Malignant"))
+    return f"  normal against malignant: likeness {(unit[normal] @ unit[malignant].T).max():.2f} at most"
+
+
 def quality(name: str, folder: Path, copies: int) -> list[Grey]:
     """Print recall and precision on one set; returns its thumbnails."""
     limits = SETS[name]
@@ -126,13 +154,19 @@ def quality(name: str, folder: Path, copies: int) -> list[Grey]:
     files = [file for file, _ in pixels]
     thumbnails = [fingerprint.thumbnail(image) for _, image in pixels]
     descriptors = described(thumbnails)
-    alone = grouping.groups(
-        len(files), grouping.near_duplicates(descriptors, files, thumbnails, limits), [[] for _ in files]
-    )
+    joined = grouping.near_duplicates(descriptors, files, thumbnails, limits)
+    alone = grouping.groups(len(files), joined, [[] for _ in files])
+    sizes = np.bincount(alone)
     lost, pairs = missed(descriptors, limits.likeness)
-    print(f"{name}: {len(files)} images, {alone.max() + 1} groups; of {pairs} alike pairs {lost} are missed")
+    print(
+        f"{name}: {len(files)} images, {len(sizes)} groups, {np.sum(sizes > 1)} of several images ({sizes.max()} at "
+        f"most) by {len(joined)} pairs; of {pairs} alike pairs {lost} are missed"
+    )
     if name == "FracAtlas":
         print(looked_at(files, descriptors, thumbnails, limits))
+        print(apart(files, descriptors, thumbnails, limits))
+    else:
+        print(across(files, descriptors))
     chosen = rng.choice(len(files), min(copies, len(files)), replace=False)
     print(f"  {'copies, ' + str(len(chosen)) + ' of each':28s} recall  precision")
     for edit, change in EDITS.items():

@@ -18,7 +18,8 @@ doubt) 0.62 and 0.49; two views with neighbouring file numbers 0.45; all others 
 processed anew or turned are among those, but they carry neighbouring file numbers, so there likeness alone decides (81
 of 6,595 such pairs; this also joins some views of one patient). One more exposure, there in two crops, has a likeness
 of 0.55 and an agreement of 0.75; of the other pairs with a likeness of 0.5 to 0.6 the highest agreement is 0.57.
-`benchmarks/pairs.csv` lists what was looked at. Together 186 pairs in 156 groups of two or three.
+`benchmarks/pairs.csv` lists what was looked at, `benchmarks/duplicates.py` prints it. Together 186 pairs in 156 groups
+of two or three.
 
 Measured on IQ-OTH/NCCD (793 slices, no case ids): slices of the classes normal and malignant, which are never of one
 case, have a likeness of at most 0.43. With the limits below a 5-nearest-neighbour classifier on 64 x 64 pixels tells

@@ -123,13 +123,7 @@ def planted(place: Path, runs: int) -> bool:
             make_phantoms(made, 300, (TARGET,), 0.3, SIDE, seed)
             if not helps:
                 dealt_anew(folder / "phantoms", SOURCE, seed)
-            settings = {
-                "target_path": "target",
-                "test_fraction": 0.55,
-                "validation_fraction": 0.3,
-                "pretrain_epochs": 6,
-            }
-            found = run(folder, seed, settings)
+            found = run(folder, seed, PLANTED)
             said = (found["winner"] == "in_domain") is helps
             right &= said
             print(

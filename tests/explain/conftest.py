@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from radtransfer import artifacts
 from radtransfer.fusion.calibration import Calibration
+from radtransfer.fusion.predictor import Predictor
 from radtransfer.fusion.scoring import raw_score, save_classifier
 from radtransfer.preprocess.store import write
 from radtransfer.training.inference import infer
@@ -68,6 +70,11 @@ def region_network() -> Callable[..., Network]:
         return network.eval()
 
     return make
+
+
+def by_heads(*networks: Network, estimator: Any | None = None, on_heads: bool = False) -> Predictor:
+    """The predictor whose score is the mean of these networks' logits, or what a classifier makes of them."""
+    return Predictor(networks, estimator, Calibration(1.0, 0.0), 0.5, on_heads)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,29 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 
 from radtransfer.errors import RadtransferError
-from radtransfer.explain.gradcam import gradcam
+from radtransfer.explain.gradcam import Heat, contribution, gradcam
+from radtransfer.fusion.predictor import Predictor
 from radtransfer.training.network import Network
+from tests.explain.conftest import by_heads
 
 RegionNetwork = Callable[..., Network]
 RNG = np.random.default_rng(0)
+BRIGHT = np.full((2, 64, 64), 250, np.uint8)
+
+
+def linear(*weights: float) -> LogisticRegression:
+    """A fitted logistic regression with these weights."""
+    model = LogisticRegression().fit(np.eye(2, len(weights)), [0, 1])
+    model.coef_ = np.array([weights])
+    return model
+
+
+def heat(predict: Predictor, images: np.ndarray, batch_size: int = 16) -> Heat:
+    return gradcam(predict, images, predict.passed(images), batch_size)
 
 
 @pytest.mark.parametrize(
@@ -25,51 +41,89 @@ def test_finds_the_last_feature_map(backbone: str) -> None:
     images = RNG.integers(0, 256, (3, 72, 72), dtype=np.uint8)
     before = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
 
-    heat = gradcam([network], images, batch_size=2)
+    found = heat(by_heads(network), images, batch_size=2).maps
 
-    assert heat.shape == images.shape and heat.dtype == np.float32
-    assert heat.min() >= 0 and heat.max() <= 1
-    assert heat.max(axis=(1, 2)).min() > 0.5  # each map is scaled on its own
-    assert heat.std(axis=(1, 2)).min() > 0.01
-    np.testing.assert_allclose(heat[2:], gradcam([network], images[2:]), atol=1e-5)
+    assert found.shape == images.shape and found.dtype == np.float32
+    assert found.min() >= 0 and found.max(axis=(1, 2)).tolist() == [1, 1, 1]
+    assert found.std(axis=(1, 2)).min() > 0.01
+    np.testing.assert_allclose(found[2:], heat(by_heads(network), images[2:]).maps, atol=1e-5)
     assert before == {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert not any(module._forward_hooks for module in network.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 @pytest.mark.parametrize("rows", [slice(0, 4), slice(4, 8)])
 def test_mass_lies_where_the_network_looks(region_network: RegionNetwork, rows: slice) -> None:
-    images = np.full((1, 64, 64), 250, np.uint8)
-    heat = gradcam([region_network(rows, slice(2, 6))], images)[0]
-    inside = heat[8 * rows.start : 8 * rows.stop, 16:48]
-    assert inside.sum() / heat.sum() > 0.75
+    found = heat(by_heads(region_network(rows, slice(2, 6))), BRIGHT).maps[0]
+    inside = found[8 * rows.start : 8 * rows.stop, 16:48]
+    assert inside.sum() / found.sum() > 0.75
     assert inside.mean() > 0.9
 
 
 def test_map_of_the_mirror_image_counts_half(region_network: RegionNetwork) -> None:
     """A network that looks at the left side alone sees the right side in the mirror image."""
-    heat = gradcam([region_network(slice(0, 8), slice(0, 3))], np.full((1, 64, 64), 250, np.uint8))[0]
-    np.testing.assert_allclose(heat, heat[:, ::-1], atol=1e-6)
-    assert heat[:, :20].mean() == pytest.approx(0.5, abs=0.02) and heat[:, 30:34].max() < 0.05
+    network = region_network(slice(0, 8), slice(0, 3))
+    found = heat(by_heads(network), BRIGHT).maps[0]
+    np.testing.assert_allclose(found, found[:, ::-1], atol=1e-6)
+    assert found[:, 30:34].max() < 0.05
+    network.mirror = False
+    alone = heat(by_heads(network), BRIGHT).maps[0]
+    assert alone[:, :16].mean() > 0.9 and alone[:, 40:].max() == 0
 
 
 def test_nothing_for_the_positive_class_gives_an_empty_map(region_network: RegionNetwork) -> None:
-    images = np.full((1, 64, 64), 250, np.uint8)
-    assert gradcam([region_network(slice(0, 4), slice(0, 4), gain=-1.0)], images).max() == 0
+    against = by_heads(region_network(slice(0, 4), slice(0, 4), gain=-1.0))
+    assert heat(against, BRIGHT).maps.max() == 0
+    for image in (np.zeros_like(BRIGHT), BRIGHT):
+        nowhere = by_heads(region_network(slice(0, 0), slice(0, 0)))
+        assert heat(nowhere, image).maps.max() == 0
 
 
-def test_networks_weigh_the_same(region_network: RegionNetwork) -> None:
-    images = np.full((2, 64, 64), 250, np.uint8)
-    top = region_network(slice(0, 4), slice(0, 8), gain=100.0)
-    bottom = region_network(slice(4, 8), slice(0, 8), gain=0.01)
-    both = gradcam([top, bottom], images)
-    np.testing.assert_allclose(both, (gradcam([top], images) + gradcam([bottom], images)) / 2, atol=1e-6)
-    assert both[0, 40:].mean() == pytest.approx(0.5, abs=0.05)
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "test_convnext"])
+def test_the_mean_over_a_map_is_what_the_features_add(backbone: str) -> None:
+    torch.manual_seed(2)
+    network = Network(backbone, 160).eval()
+    images = RNG.integers(0, 256, (3, 160, 160), dtype=np.uint8)
+    ((features, _),) = by_heads(network).passed(images)
+    pulls = RNG.normal(size=features.shape)
+    found = contribution(network, images, pulls)
+    if backbone == "test_convnext":  # whose features are normalised behind the mean
+        assert np.abs(found).max() > 0
+    else:
+        np.testing.assert_allclose(found.mean(axis=(1, 2)), (pulls * features).sum(axis=1), rtol=2e-3, atol=1e-3)
+
+
+def test_backbones_count_as_much_as_they_move_the_decision(region_network: RegionNetwork) -> None:
+    top, bottom = region_network(slice(0, 4), slice(0, 8)), region_network(slice(4, 8), slice(0, 8), gain=5.0)
+
+    def sides(predict: Predictor) -> tuple[float, float]:
+        found = heat(predict, BRIGHT)
+        assert found.fidelity.tolist() == [1, 1]
+        return float(found.maps[0, :28].mean()), float(found.maps[0, 36:].mean())
+
+    heads = by_heads(top, bottom)
+    assert sides(heads) == pytest.approx((0.2, 1.0), abs=0.01), "the mean of the logits"
+    fused = by_heads(top, bottom, estimator=linear(3.0, 1.0))
+    assert sides(fused) == pytest.approx((1.0, 1 / 3), abs=0.01), "heads have no part in what features decide"
+    assert sides(by_heads(top, bottom, estimator=linear(1.0, -1.0))) == pytest.approx((1.0, 0.0), abs=0.01)
+    stacked = by_heads(top, bottom, estimator=linear(5.0, 2.0), on_heads=True)
+    assert sides(stacked) == pytest.approx((0.5, 1.0), abs=0.01)
+
+
+def test_a_forest_is_explained_by_the_nearest_line_and_says_how_near(region_network: RegionNetwork) -> None:
+    top, bottom = region_network(slice(0, 4), slice(0, 8)), region_network(slice(4, 8), slice(0, 8))
+    ((at, _), _) = by_heads(top, bottom).passed(BRIGHT[:1])
+    features = at[0, 0] + RNG.normal(size=(200, 2))
+    forest = RandomForestClassifier(50, random_state=0).fit(features, features[:, 0] > at[0, 0])
+    found = heat(by_heads(top, bottom, estimator=forest), BRIGHT)
+    assert found.maps[0, :28].mean() > 0.95 and found.maps[0, 36:].mean() < 0.2
+    assert 0.3 < found.fidelity[0] < 0.95 and found.fidelity[0] == found.fidelity[1]
 
 
 def test_a_backbone_without_feature_map_is_named(region_network: RegionNetwork) -> None:
     network = region_network(slice(0, 4), slice(0, 4))
     network.backbone = "odd_net"
+    passed = by_heads(network).passed(np.zeros((1, 64, 64), np.uint8))
     network.body.forward_features = lambda x: x.flatten(1)  # type: ignore[method-assign]
     with pytest.raises(RadtransferError, match=r"odd_net.*leave it out of backbones"):
-        gradcam([network], np.zeros((1, 64, 64), np.uint8))
+        gradcam(by_heads(network), np.zeros((1, 64, 64), np.uint8), passed)

@@ -1,4 +1,4 @@
-"""Grad-CAM: where a network's last feature map speaks for the positive class.
+"""Grad-CAM of a decision: where the last feature maps speak for the positive class, through fusion and classifier.
 
 Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017.
 """
@@ -6,54 +6,117 @@ Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import RawScoresOutputTarget
 from torch import Tensor, nn
 from torch.nn import functional
 
 from radtransfer.errors import RadtransferError
+from radtransfer.fusion.gradient import Gradient, gradient
+from radtransfer.fusion.predictor import Predictor
+from radtransfer.training.inference import Passed
 from radtransfer.training.network import Network
 from radtransfer.training.runtime import device
 
 DESCRIPTION = (
-    "Grad-CAM of the positive-class logit at each backbone's last feature map, whatever the prediction was: it shows "
-    "what speaks for the positive class. Each backbone's map is scaled to [0, 1] on its own, then the maps are "
-    "averaged, so that every backbone weighs the same. The classifier behind the fused features has no part in it."
+    "Grad-CAM of the decision: the gradient of the classifier's score, before calibration, by the fused features, led "
+    "on into the last feature map of every backbone. It shows what speaks for the positive class, whatever the "
+    "prediction was. Every backbone's map counts as much as it moves the score; what speaks against is left out of the "
+    "sum of them, which is then scaled to a peak of 1. The gradient is exact for logistic regression, LDA, support "
+    "vector machines, MLP and the networks' own heads; of nearest neighbours, random forest and gradient boosting it "
+    "is that of the linear function that comes nearest around the image, and fidelity is the share of the "
+    "classifier's variance there that it explains (R²)."
 )
 
 
-def gradcam(networks: Sequence[Network], images: NDArray[np.uint8], batch_size: int = 16) -> NDArray[np.float32]:
-    """Grad-CAM of the positive-class logit, averaged over networks, and over the views that each one's logit is of.
+class Heat(NamedTuple):
+    """Maps of what speaks for the positive class.
+
+    Attributes:
+        maps: float32 [N, S, S] in [0, 1]; all 0 where nothing does.
+        fidelity: [N], of the gradient of the decision; 1 where it is exact, see
+            :class:`radtransfer.fusion.gradient.Gradient`.
+    """
+
+    maps: NDArray[np.float32]
+    fidelity: NDArray[np.float64]
+
+
+def gradcam(predict: Predictor, images: NDArray[np.uint8], passed: Sequence[Passed], batch_size: int = 16) -> Heat:
+    """Grad-CAM of a predictor's decision, over all its networks and the views that their features are of.
 
     Args:
-        networks: at least one; each one's map is scaled to [0, 1] before the mean, so that all weigh the same.
+        predict: whose raw score is explained.
         images: uint8 [N, S, S].
-        batch_size: images per forward and backward pass.
-
-    Returns:
-        float32 [N, S, S] in [0, 1]; 0 where nothing speaks for the positive class. A network whose last feature map
-        has a single cell locates nothing and adds 0.
+        passed: what each of its networks gave for them, see :meth:`radtransfer.fusion.predictor.Predictor.passed`.
+        batch_size: images per forward pass.
 
     Raises:
         RadtransferError: the last feature map of a backbone cannot be found.
     """
+    by_network, fidelity = _pulls(predict, passed)
     total = np.zeros(images.shape, np.float32)
-    for network in networks:
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, start + batch_size)
-            views = (slice(None), slice(None, None, -1)) if network.mirror else (slice(None),)
-            for view in views:
-                total[rows] += _of_network(network, images[rows, :, view])[:, :, view] / len(views)
-    return total / np.float32(len(networks))
+    for network, pulls in zip(predict.networks, by_network, strict=True):
+        total += contribution(network, images, pulls, batch_size)
+    peaks = total.max(axis=(1, 2), initial=0, keepdims=True)
+    return Heat(np.divide(total.clip(0), peaks, out=np.zeros_like(total), where=peaks > 0), fidelity)
+
+
+def contribution(
+    network: Network, images: NDArray[np.uint8], pulls: NDArray[np.float64], batch_size: int = 16
+) -> NDArray[np.float32]:
+    """What each place of a network's last feature map adds to a linear function of its features, up to a constant.
+
+    Args:
+        network: in evaluation mode.
+        images: uint8 [N, S, S].
+        pulls: [N, D] weights of the features, for each image.
+        batch_size: images per forward pass.
+
+    Returns:
+        float32 [N, S, S] of either sign, the mean over the views that features are of. Where features are means over
+        the map, its mean over an image is what the features add. A map of a single cell locates nothing and gives 0.
+
+    Raises:
+        RadtransferError: the last feature map cannot be found.
+    """
+    found = np.zeros(images.shape, np.float32)
+    views = (slice(None), slice(None, None, -1)) if network.mirror else (slice(None),)
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        for view in views:
+            found[rows] += _of_view(network, images[rows, :, view], pulls[rows])[:, :, view] / len(views)
+    return found
+
+
+def _pulls(predict: Predictor, passed: Sequence[Passed]) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
+    """Gradient [N, D] of the raw score by the features of each network, and its fidelity [N]."""
+    count = len(passed[0][0])
+    if predict.estimator is None:
+        by_logit = Gradient(np.full((count, len(passed)), 1 / len(passed)), np.ones(count))
+    elif predict.on_heads:
+        by_logit = gradient(predict.estimator, np.column_stack([logits for _, logits in passed]))
+    else:
+        whole = gradient(predict.estimator, np.concatenate([features for features, _ in passed], axis=1))
+        edges = np.cumsum([features.shape[1] for features, _ in passed])[:-1]
+        return np.split(whole.values, edges, axis=1), whole.fidelity
+    heads = [_of_head(network, features) for network, (features, _) in zip(predict.networks, passed, strict=True)]
+    return [by_logit.values[:, [place]] * own for place, own in enumerate(heads)], by_logit.fidelity
+
+
+def _of_head(network: Network, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Gradient [N, D] of the logit of a network's own head by the features."""
+    leaf = torch.from_numpy(features).to(device()).requires_grad_()
+    (found,) = torch.autograd.grad(network.head(leaf).sum(), leaf)
+    return found.cpu().double().numpy()
 
 
 class _Exposed(nn.Module):
-    """A network from prepared images on, whose last feature map goes through a module that can be hooked."""
+    """A network from prepared images to features, whose last feature map goes through a module that can be hooked."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -63,27 +126,37 @@ class _Exposed(nn.Module):
     def forward(self, prepared: Tensor) -> Tensor:
         with self.network.arithmetic():
             maps = cast(Any, self.network.body).forward_features(prepared)
-        return self.network.head(self.network.pooled(self.last(maps)))
+        return self.network.pooled(self.last(maps))
 
 
-def _of_network(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _of_view(network: Network, images: NDArray[np.uint8], pulls: NDArray[np.float64]) -> NDArray[np.float32]:
     exposed = _Exposed(network)
     prepared = network.prepare(torch.from_numpy(np.ascontiguousarray(images)).to(device()))
     layer, as_map = _target(exposed, prepared[:1])
+    weights = torch.from_numpy(pulls).to(prepared)
     learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in learnt:  # only the feature map's gradient is wanted: the weights' gradients would cost as much
+    for parameter in learnt:  # nothing before the feature map needs a gradient, nor do the weights behind it
         parameter.requires_grad_(False)
-    cam = GradCAM(model=exposed, target_layers=[layer], reshape_transform=as_map)
+    leaf = layer.register_forward_pre_hook(lambda _, given: given[0].detach().requires_grad_())
+    cam = GradCAM(exposed, [layer], as_map)
     try:
-        small = cam(input_tensor=prepared.detach().requires_grad_(), targets=[RawScoresOutputTarget()] * len(images))
+        (weights * cam.activations_and_grads(prepared)).sum().backward()
+        activations, gradients = (
+            getattr(cam.activations_and_grads, name)[0].cpu().numpy() for name in ("activations", "gradients")
+        )
     finally:
+        leaf.remove()
         cam.activations_and_grads.release()
         for parameter in learnt:
             parameter.requires_grad_(True)
+    cells = activations.shape[2] * activations.shape[3]
+    if cells == 1:
+        return np.zeros(images.shape, np.float32)
+    small = cam.get_cam_image(prepared, layer, [], activations, gradients) * cells
     resized = functional.interpolate(
         torch.from_numpy(small).unsqueeze(1), size=images.shape[1:], mode="bilinear", align_corners=False
     )
-    return cast(NDArray[np.float32], resized.squeeze(1).clamp(0, 1).numpy())
+    return cast(NDArray[np.float32], resized.squeeze(1).numpy())
 
 
 def _target(exposed: _Exposed, prepared: Tensor) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:

@@ -145,7 +145,8 @@ def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads:
                 pixels = decode(path, window).pixels
                 stored, frame = letterbox(pixels, int(opened.content["store_size"]), crop_border=crop_border)
                 stem = f"{number:04d}-{_safe(path.stem)}"
-                heat = frame.restore(gradcam.gradcam(predict.networks, stored[None])[0]).clip(0, 1)
+                passed = predict.passed(stored[None])
+                heat = frame.restore(gradcam.gradcam(predict, stored[None], passed).maps[0]).clip(0, 1)
                 height, width = pixels.shape
                 found = superpixels.lime(
                     predict, stored, frame.box(0, 0, width, height), samples=PREDICTION_SAMPLES, seed=0
@@ -154,7 +155,7 @@ def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads:
                 draw.save(staging / f"{stem}-gradcam.png", draw.heat_overlay(pixels, heat))
                 overlay = draw.lime_overlay(pixels, segments, found.weights)
                 draw.save(staging / f"{stem}-lime.png", overlay)
-                score = float(predict(stored[None])[0])
+                score = float(predict.of_passed(passed)[0])
                 index.writerow([str(path), repr(score), f"{stem}-gradcam.png", f"{stem}-lime.png"])
         content |= {"images": len(images), "methods": METHODS, "quality": [], "notes": [COLOURS]}
 
@@ -212,15 +213,17 @@ def _explained(
 ) -> Iterator[list[dict[str, Any]]]:
     """Write each case's overlays; yield what was measured of them, one dictionary per method."""
     images = np.stack([case.pixels for case in shown])
-    scores = predict(images)
-    heats = gradcam.gradcam(predict.networks, images)
-    for case, score, heat in zip(track(shown, f"explain {tl_source}", len(shown)), scores, heats, strict=True):
+    passed = predict.passed(images)
+    scores, heats = predict.of_passed(passed), gradcam.gradcam(predict, images, passed)
+    for place, case in enumerate(track(shown, f"explain {tl_source}", len(shown))):
+        heat, score = heats.maps[place], scores[place]
         lime = superpixels.lime(predict, case.pixels, case.region, samples=samples, seed=seed)
         pictures = {
             "gradcam": draw.heat_overlay(case.pixels, heat),
             "lime": draw.lime_overlay(case.pixels, lime.segments, lime.weights),
         }
         maps = {"gradcam": heat, "lime": lime.map}
+        fidelity = {"gradcam": float(heats.fidelity[place]), "lime": lime.fidelity}
         values = []
         for method, picture in pictures.items():
             file = f"{case.stem}-{tl_source}-{method}.png"
@@ -231,7 +234,7 @@ def _explained(
                 "image_id": case.image_id,
                 "outcome": case.outcome,
             }
-            value |= {"score": float(score), "fidelity": lime.fidelity if method == "lime" else float("nan")}
+            value |= {"score": float(score), "fidelity": fidelity[method]}
             values.append(value | _agreement(maps[method], case) | {"file": file})
         yield values
 

@@ -1,0 +1,188 @@
+"""What explanations cost: Grad-CAM against predicting, LIME against the library as it comes and against the bare floor.
+
+    python benchmarks/explanations.py --data-root DIR [--gradcam 100] [--images 20] [--timed 2] [--samples 1000]
+        [--size 160] [--backbones NAME,NAME,...] [--threads 2]
+
+The predictor is networks with ImageNet weights (no training) and a classifier on their fused features, fitted to 120
+radiographs of the hand of FracAtlas, half of them fractured; the images explained are others.
+
+**Grad-CAM** of the fused decision for so many images, features and score included, against predicting them, by an
+exactly differentiable classifier and by a forest, for which the nearest linear function is looked for. Fidelity is that
+function's.
+
+**LIME**, on the first ``--timed`` images: ours; the library's own (its default segmentation, perturbation and batches
+of 10, its classifier function the same networks and classifier in float32); and the floor: as many images through the
+same networks and classifier in full batches. On ``--images`` images: how many of the five superpixels with the greatest
+weights ours and the library's have in common on our segmentation (whose padding it takes for a superpixel, left out of
+the five), and how many of two seeds of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import time
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import numpy as np
+from lime.lime_image import LimeImageExplainer
+from numpy.typing import NDArray
+
+from radtransfer import limits
+from radtransfer.errors import RadtransferError
+from radtransfer.explain import gradcam, superpixels
+from radtransfer.fusion import grid
+from radtransfer.fusion.calibration import Calibration
+from radtransfer.fusion.classifiers import pipeline
+from radtransfer.fusion.predictor import Predictor
+from radtransfer.preprocess.decode import decode
+from radtransfer.preprocess.letterbox import Letterbox, letterbox
+from radtransfer.training.network import Network
+from radtransfer.training.runtime import settle
+from radtransfer.training.weights import load_imagenet
+
+LEARNT = 120
+TOP = 5
+GRADCAM_AIM, FLOOR_AIM, STOCK_AIM, OVERLAP_AIM = 4.0, 1.25, 5.0, 0.8
+
+
+def radiographs(data_root: Path, count: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int8], list[Letterbox]]:
+    """So many hand images, fractured ones and others in turn, each as it is stored and with its place there."""
+    folder = data_root / "FracAtlas"
+    with (folder / "dataset.csv").open(newline="") as stream:
+        hands = [row for row in csv.DictReader(stream) if row["hand"] == "1"]
+    images, labels, frames = [], [], []
+    for label, kind in enumerate(("Non_fractured", "Fractured")):
+        taken = 0
+        for name in sorted(row["image_id"] for row in hands if int(row["fractured"]) == label):
+            if taken == (count + label) // 2:
+                break
+            try:
+                stored, frame = letterbox(decode(folder / "images" / kind / name).pixels, size)
+            except RadtransferError:
+                continue
+            images.append(stored)
+            labels.append(label)
+            frames.append(frame)
+            taken += 1
+    order = np.argsort(np.concatenate([np.arange(labels.count(label)) for label in (0, 1)]), kind="stable")
+    return np.stack(images)[order], np.array(labels, np.int8)[order], [frames[place] for place in order]
+
+
+def stock(
+    predict: Predictor, image: NDArray[np.uint8], samples: int, segments: NDArray[np.int64] | None = None
+) -> dict[int, float]:
+    """The library's own weights of its superpixels, or of these."""
+
+    def probabilities(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        score = predict(np.ascontiguousarray(images[..., 0]))
+        return np.stack([1 - score, score], axis=1)
+
+    with redirect_stderr(io.StringIO()):  # its progress bar
+        found = LimeImageExplainer(random_state=0).explain_instance(
+        np.repeat(image[..., None], 3, axis=2), probabilities, labels=(1,), top_labels=None, num_samples=samples,
+        random_seed=0, segmentation_fn=None if segments is None else lambda _: segments,
+    )  # fmt: skip
+    return {int(superpixel): float(weight) for superpixel, weight in found.local_exp[1]}
+
+
+def highest(weights: NDArray[np.float64]) -> set[int]:
+    """The superpixels with the greatest weights, of either sign."""
+    return set(np.argsort(-np.abs(weights), kind="stable")[:TOP].tolist())
+
+
+def cost_of_gradcam(name: str, predict: Predictor, images: NDArray[np.uint8]) -> None:
+    """Print what Grad-CAM costs."""
+    started = time.perf_counter()
+    predict(images)
+    predicted = time.perf_counter()
+    heat = gradcam.gradcam(predict, images, predict.passed(images))
+    predicting, explaining = predicted - started, time.perf_counter() - predicted
+    print(
+        f"Grad-CAM, {name}: {len(images)} images predicted in {predicting:.1f} s, explained in {explaining:.1f} s, "
+        f"ratio {explaining / predicting:.2f} (aim: at most {GRADCAM_AIM:g}); fidelity {heat.fidelity.mean():.2f}",
+        flush=True,
+    )
+
+
+def cost_of_lime(predict: Predictor, images: NDArray[np.uint8], frames: list[Letterbox], samples: int) -> None:
+    """Print what LIME costs."""
+    spent = np.zeros(3)
+    for image, frame in zip(images, frames, strict=True):
+        box = frame.box(0, 0, frame.width, frame.height)
+        moments = [time.perf_counter()]
+        superpixels.lime(predict, image, box, samples=samples, seed=0)
+        moments.append(time.perf_counter())
+        stock(predict, image, samples)
+        moments.append(time.perf_counter())
+        predict(np.repeat(image[None], samples, axis=0))
+        moments.append(time.perf_counter())
+        spent += np.diff(moments) / len(images)
+    own, library, floor = spent
+    print(
+        f"LIME, {samples} perturbations, {len(images)} images: ours {own:.1f} s an image, the library as it comes "
+        f"{library:.1f}, floor {floor:.1f}; {library / own:.2f} times as fast (aim: {STOCK_AIM:g}; at the floor "
+        f"{library / floor:.2f}), {own / floor:.2f} of the floor (aim: {FLOOR_AIM})",
+        flush=True,
+    )
+
+
+def agreement(predict: Predictor, images: NDArray[np.uint8], frames: list[Letterbox], samples: int) -> None:
+    """Print how far LIME agrees with the library's and with itself."""
+    shared, steady = [], []
+    for image, frame in zip(images, frames, strict=True):
+        box = frame.box(0, 0, frame.width, frame.height)
+        own, other = (superpixels.lime(predict, image, box, samples=samples, seed=seed) for seed in (0, 1))
+        count = len(own.weights)
+        library = stock(predict, image, samples, np.where(own.segments < 0, count, own.segments))
+        theirs = np.array([library.get(superpixel, 0.0) for superpixel in range(count)])
+        shared.append(len(highest(own.weights) & highest(theirs)) / TOP)
+        steady.append(len(highest(own.weights) & highest(other.weights)) / TOP)
+        print(f"image {len(shared)} of {len(images)}: {shared[-1]:.1f}, {steady[-1]:.1f}", flush=True)
+    print(
+        f"of the five greatest superpixels {np.mean(shared):.2f} are the library's too (aim: {OVERLAP_AIM}), "
+        f"{np.mean(steady):.2f} those of another seed; {len(shared)} images"
+    )
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--gradcam", type=int, default=100)
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--timed", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--backbones", default="tf_efficientnet_lite2,tf_efficientnet_lite1,tf_efficientnet_lite0")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    settle(given.threads, 0)
+    networks = tuple(Network(name, given.size).eval() for name in given.backbones.split(","))
+    for network in networks:
+        load_imagenet(network, "")
+    most = max(given.gradcam, given.images, given.timed)
+    images, labels, frames = radiographs(given.data_root, LEARNT + most, given.size)
+    bare = Predictor(networks, None, Calibration(1.0, 0.0), 0.5)
+    features = np.concatenate([block for block, _ in bare.passed(images[:LEARNT])], axis=1)
+    widths = [network.feature_dim for network in networks]
+    print(f"{len(networks)} networks, {given.size} px, {limits.cpus()} cores, {given.threads} threads")
+    predictors = {}
+    for name in ("random_forest", "logistic_regression"):
+        fitted = pipeline(name, grid.space(name, {}, 1, 0)[0], widths, 256, 0).fit(features, labels[:LEARNT])
+        predictors[name] = Predictor(networks, fitted, Calibration(1.0, 0.0), 0.5)
+    images, frames = images[LEARNT:], frames[LEARNT:]
+    if given.gradcam:
+        for name, predict in predictors.items():
+            cost_of_gradcam(name, predict, images[: given.gradcam])
+    predict = predictors["logistic_regression"]
+    if given.timed:
+        cost_of_lime(predict, images[: given.timed], frames[: given.timed], given.samples)
+    if given.images:
+        agreement(predict, images[: given.images], frames[: given.images], given.samples)
+
+
+if __name__ == "__main__":
+    main()

@@ -86,10 +86,12 @@ def contribution(
     """
     found = np.zeros(images.shape, np.float32)
     views = (slice(None), slice(None, None, -1)) if network.mirror else (slice(None),)
+    exposed = _Exposed(network)
+    target = _target(exposed, _prepared(network, images[:1]))
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
         for view in views:
-            found[rows] += _of_view(network, images[rows, :, view], pulls[rows])[:, :, view] / len(views)
+            found[rows] += _of_view(exposed, target, images[rows, :, view], pulls[rows])[:, :, view] / len(views)
     return found
 
 
@@ -129,12 +131,20 @@ class _Exposed(nn.Module):
         return self.network.pooled(self.last(maps))
 
 
-def _of_view(network: Network, images: NDArray[np.uint8], pulls: NDArray[np.float64]) -> NDArray[np.float32]:
-    exposed = _Exposed(network)
-    prepared = network.prepare(torch.from_numpy(np.ascontiguousarray(images)).to(device()))
-    layer, as_map = _target(exposed, prepared[:1])
+def _prepared(network: Network, images: NDArray[np.uint8]) -> Tensor:
+    return network.prepare(torch.from_numpy(np.ascontiguousarray(images)).to(device()))
+
+
+def _of_view(
+    exposed: _Exposed,
+    target: tuple[nn.Module, Callable[[Tensor], Tensor]],
+    images: NDArray[np.uint8],
+    pulls: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    layer, as_map = target
+    prepared = _prepared(exposed.network, images)
     weights = torch.from_numpy(pulls).to(prepared)
-    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    learnt = [parameter for parameter in exposed.parameters() if parameter.requires_grad]
     for parameter in learnt:  # nothing before the feature map needs a gradient, nor do the weights behind it
         parameter.requires_grad_(False)
     leaf = layer.register_forward_pre_hook(lambda _, given: given[0].detach().requires_grad_())

@@ -78,6 +78,15 @@ def test_maps_are_held_against_the_boxes(mini_run: Any, region_network: Any) -> 
     assert hits["on"][0] > 5 * 64 / (48 * 64) and hits["on"][1] > 0
 
 
+def test_a_box_that_is_not_shown_is_none(mini_run: Any) -> None:
+    store = Store.open(mini_run.store)
+    first, *others = lesions.boxed(store)
+    places = store.manifest["boxes"].tolist()
+    places[first] = [[8.0, 30.0, 8.0, 38.0]]
+    store.manifest["boxes"] = pd.Series(places, index=store.manifest.index)
+    assert lesions.boxed(store).tolist() == others and others
+
+
 def test_the_blind_map_lies_in_the_middle_of_what_is_shown(mini_run: Any) -> None:
     store = Store.open(mini_run.store)
     central = np.array([[[28.0, 28.0, 36.0, 36.0]]] * len(store.manifest), dtype=float).tolist()

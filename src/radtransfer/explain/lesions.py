@@ -63,7 +63,7 @@ def blind(store: Store) -> Iterator[dict[str, Any]]:
 
 
 def boxed(store: Store) -> NDArray[np.intp]:
-    """Rows of the positive test images that show a part of a box; what lies in a border that was cut away has no area."""
+    """Rows of the positive test images that show a part of a box; one in a border that was cut away has no area."""
     rows = store.rows("test")
     told = store.manifest.iloc[rows]
     shown = [any(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in boxes) for boxes in told["boxes"]]

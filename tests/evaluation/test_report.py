@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
@@ -28,6 +29,7 @@ from radtransfer.evaluation.literature import Published, published
 from radtransfer.evaluation.report import report
 from radtransfer.evaluation.report_figures import histories
 from radtransfer.evaluation.schema import MetricsFile
+from radtransfer.explain import lesions
 from radtransfer.robustness.kinds import EVERY, GRADES, graded
 
 SOURCES = ("scratch", "imagenet", "in_domain")
@@ -301,18 +303,35 @@ def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: st
             )
         artifacts.write_json(folder / "gallery.json", gallery)
         (folder / "quality.csv").write_text("tl_source,method,n,energy,pointing,chance,fidelity\n", "utf-8")
-        content |= {
-            "images": cases,
-            "methods": {"gradcam": "Grad-CAM of the last feature map.", "lime": "LIME on superpixels."},
-            "quality": [
-                {"tl_source": source, "method": method, "n": 2, "energy": 0.31, "pointing": 0.5, "chance": 0.04}
-                | {"fidelity": 0.71 if method == "lime" else None}
-                for source in SOURCES
-                for method in ("gradcam", "lime")
-            ],
-            "notes": ["Chosen by rule, not by eye."],
-            "explained": {source: f"{source}/fused/svm_rbf/seed0" for source in SOURCES},
-        }
+        content.update(
+            _lesions(random)
+            | {
+                "images": cases,
+                "methods": {"gradcam": "Grad-CAM of the last feature map.", "lime": "LIME on superpixels."},
+                "quality": [
+                    {"tl_source": source, "method": method, "n": 2, "energy": 0.31, "pointing": 0.5, "chance": 0.04}
+                    | {"fidelity": 0.71 if method == "lime" else None}
+                    for source in SOURCES
+                    for method in ("gradcam", "lime")
+                ],
+                "notes": ["Chosen by rule, not by eye."],
+                "explained": {source: f"{source}/fused/svm_rbf/seed0" for source in SOURCES},
+            }
+        )
+
+
+def _lesions(random: np.random.Generator) -> dict[str, Any]:
+    """What the explanations say of 60 images with boxes, on which in-domain maps meet lesions and the others do not."""
+    shares = {**dict.fromkeys(SOURCES, (0.1, 0.1)), "in_domain": (0.4, 0.7), lesions.CENTRE: (0.12, 0.2)}
+    told = [
+        {"tl_source": source, "image_id": f"{row}.jpg", "group_id": str(row), "chance": 0.04, "empty": False}
+        | {"energy": energy * random.uniform(0.9, 1.1), "pointing": float(random.uniform() < pointing)}
+        | {"fidelity": float("nan") if source == lesions.CENTRE else 1.0}
+        for source, (energy, pointing) in shares.items()
+        for row in range(60)
+    ]
+    rows, comparisons = lesions.table(pd.DataFrame(told), 0)
+    return {"lesions": rows, "lesion_comparisons": comparisons, "lesions_about": lesions.ABOUT}
 
 
 def _model(out: Path, backbone: str, source: str | None, positive: str, inputs: dict[str, Any]) -> Path:
@@ -678,6 +697,20 @@ def test_the_control_is_told_in_place_of_uneven_budgets(made: Made, tmp_path: Pa
     assert "Control “trained as long”" in page and "same number of training steps in all" in page
     assert "steps on the target differ" not in page and "Fairness:" not in page
     assert "Early stopping ended some" in page and "in_domain" in page
+
+
+def test_whether_models_look_at_lesions_is_said(made: Made, tmp_path: Path) -> None:
+    page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", made.report(tmp_path)[0]))
+    about = page[page.index("Do the models look at the lesions?") : page.index("How the images were chosen")]
+    gain = (
+        r"In-domain less ImageNet, (energy|peak) in box: \+\.\d{3} \(\.\d{3} to \.\d{3}\), p \.0\d\d after Holm: shown"
+    )
+    assert re.findall(gain, about) == ["energy", "peak"]
+    blind = "its peaks are not shown to lie on lesions more often than the middle of the image does"
+    assert [name in about for name in (f"ImageNet: {blind}", f"From scratch: {blind}", f"In-domain: {blind}")] == [
+        True, True, False,
+    ]  # fmt: skip
+    assert re.search(r"Centre \(blind\) 60 60 \.1\d\d \(\.1\d.\.1\d\)", about), "the map of no model, with n"
 
 
 def test_a_refit_is_told(made: Made, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -
     selected = scores["imagenet/fused/logistic_regression/seed3"]
     assert artifact.content["images"] == len(gallery) == len({case["image_id"] for case in gallery}) > 1
     assert artifact.content["explained"] == OVERALL
-    named = {"explanations.json", "gallery.json", "quality.csv", "quality_images.csv"}
+    named = {"explanations.json", "gallery.json", "quality.csv", "quality_images.csv", "lesions.csv"}
     for case in gallery:
         label, called = scores.at[case["image_id"], "label"], selected[case["image_id"]] >= mini_run.threshold
         assert case["outcome"] == ("T" if bool(label) == called else "F") + ("P" if called else "N")
@@ -86,6 +86,25 @@ def test_quality_says_n_and_chance(explained: Path) -> None:
     assert images["chance"].notna().sum() == 4 * sum(bool(case["boxes"]) for case in gallery)
 
 
+def test_every_test_image_with_a_box_is_held_against_it(mini_run: Any, explained: Path) -> None:
+    content = artifacts.read(explained, "explanations").content
+    boxed = int(mini_run.scores["label"].sum())
+    assert [row["tl_source"] for row in content["lesions"]] == ["scratch", "imagenet", "centre"]
+    for row in content["lesions"]:
+        assert (row["n"], row["groups"]) == (boxed, boxed) and row["chance"] == pytest.approx(64 / (48 * 64))
+        assert row["fidelity"] == (None if row["tl_source"] == "centre" else 1)
+        for what in ("energy", "pointing"):
+            assert 0 <= row[what]["low"] <= row[what]["value"] <= row[what]["high"] <= 1
+    pairs = [(one["a"], one["b"], one["metric"]) for one in content["lesion_comparisons"]]
+    assert pairs == [
+        (a, b, metric)
+        for a, b in (("imagenet", "scratch"), ("imagenet", "centre"), ("scratch", "centre"))
+        for metric in ("energy", "pointing")
+    ]
+    table = pd.read_csv(explained / "lesions.csv")
+    assert len(table) == 3 * boxed and not table[["energy", "pointing"]].isna().any(axis=None)
+
+
 def test_same_seed_same_explanations(mini_run: Any, explained: Path, tmp_path: Path) -> None:
     explain(**mini_run.arguments(), **SETTINGS, out=tmp_path / "again")
     first, again = (artifacts.read(path, "explanations") for path in (explained, tmp_path / "again"))
@@ -95,7 +114,8 @@ def test_same_seed_same_explanations(mini_run: Any, explained: Path, tmp_path: P
 def test_no_images_wanted(mini_run: Any, tmp_path: Path) -> None:
     explain(**mini_run.arguments(), **(SETTINGS | {"images_per_outcome": 0}), out=tmp_path / "none")
     assert json.loads((tmp_path / "none/gallery.json").read_text()) == []
-    assert artifacts.read(tmp_path / "none", "explanations").content["quality"] == []
+    content = artifacts.read(tmp_path / "none", "explanations").content
+    assert content["quality"] == content["lesions"] == content["lesion_comparisons"] == []
 
 
 def test_scarce_outcomes_are_said(mini_run: Any, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Comparison:
 
     a: str
     b: str
-    metric: Metric
+    metric: str
     difference: float | None
     low: float | None
     high: float | None
@@ -82,7 +82,7 @@ def compare(a: str, b: str, metric: Metric, measured: dict[str, Measured], famil
     return found if found.p_value is None else replace(found, beside=_beside(metric, measured[a], measured[b]))
 
 
-def contrast(a: str, b: str, metric: Metric, value: float, differences: Floats, family: str) -> Comparison:
+def contrast(a: str, b: str, metric: str, value: float, differences: Floats, family: str) -> Comparison:
     """What is shown by a difference and its replicates.
 
     The interval is the percentile interval of the B replicated differences d*. The p-value inverts it, with the

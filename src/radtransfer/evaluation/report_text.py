@@ -44,7 +44,9 @@ FAMILY_NAMES = {
     "robustness": "Under graded corruption of the test images: AUROC, mean over kinds and grades",
     "lesion": "The selected model with its lesions hidden, against as much hidden elsewhere",
 }
+MAP_NAMES = SOURCE_NAMES | {"centre": "Centre (blind)"}
 METHOD_NAMES = {"gradcam": "Grad-CAM", "lime": "LIME"}
+MEASURE_NAMES = {"energy": "energy in box", "pointing": "peak in box"}
 SHORTCUT_NAMES = {
     "majority_class": "majority class",
     "grey_level_histogram": "grey-level histogram",

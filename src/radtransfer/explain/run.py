@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from radtransfer import artifacts
-from radtransfer.explain import cases, draw, gradcam, superpixels
+from radtransfer.explain import cases, draw, gradcam, lesions, superpixels
 from radtransfer.fusion import predictor
 from radtransfer.fusion.sources import sources
 from radtransfer.preprocess.decode import decode
@@ -98,8 +98,10 @@ def explain(
         notes = [cases.RULE, COLOURS, QUALITY, *_shortfalls(chosen, images_per_outcome)]
         gallery = [_entry(case, staging) for case in shown]
         measured: list[dict[str, Any]] = []
+        met: list[dict[str, Any]] = []
         for tl_source, row_id in explained.items() if shown else ():
             predict = predictor.of_source(given[tl_source], row_id)
+            met += lesions.measured(store, tl_source, predict)
             for case, entry, values in zip(
                 shown, gallery, _explained(shown, predict, tl_source, lime_samples, seed, staging), strict=True
             ):
@@ -116,8 +118,14 @@ def explain(
         frame.to_csv(staging / "quality_images.csv", index=False)
         pd.DataFrame(summary, columns=SUMMARY).to_csv(staging / "quality.csv", index=False)
         artifacts.write_json(staging / "gallery.json", gallery)
+        if met:
+            met += lesions.blind(store)
+        boxed = pd.DataFrame(met, columns=lesions.COLUMNS)
+        boxed.to_csv(staging / "lesions.csv", index=False)
+        rows, comparisons = lesions.table(boxed, seed)
         content |= {"images": len(shown), "methods": METHODS, "quality": summary, "notes": notes}
-        content["explained"] = explained
+        content |= {"explained": explained, "lesions": rows, "lesion_comparisons": comparisons}
+        content["lesions_about"] = lesions.ABOUT
 
 
 def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads: int) -> None:

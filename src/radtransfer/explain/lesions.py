@@ -1,0 +1,130 @@
+"""Do maps lie on the lesions? Over all test images with lesion boxes, with intervals, against what is blind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from radtransfer.evaluation.compare import Comparison, contrast, holm
+from radtransfer.evaluation.intervals import percentile, resample
+from radtransfer.explain import cases, gradcam
+from radtransfer.fusion.predictor import Predictor
+from radtransfer.preprocess.letterbox import Letterbox
+from radtransfer.preprocess.store import Store, taken
+
+MEASURES = ("energy", "pointing")
+COLUMNS = ["tl_source", "image_id", "group_id", *MEASURES, "chance", "empty", "fidelity"]
+CENTRE = "centre"
+"""In place of a TL source: a map that is the same for every image, highest in its middle."""
+CENTRE_DEVIATION = 0.25
+"""Of that map, a Gaussian: deviation as a share of each side of what is shown."""
+REPLICATES = 2000
+FAMILY = "explanation"
+ABOUT = (
+    "Grad-CAM of the decision on every test image with a lesion box, by the model that each source would use. Energy: "
+    "share of a map's positive mass inside the boxes. Peak: share of images whose map peaks inside one. A map with "
+    "nothing positive counts as 0 in both. Centre: a Gaussian on the middle of the image, which knows how images are "
+    "taken and nothing of this one. Chance: the boxes' share of the image, which a random map reaches in both. "
+    "Intervals and p-values resample leakage groups; p-values are corrected for all pairs of rows and both measures "
+    "(Holm)."
+)
+_CHUNK = 64
+
+
+def measured(store: Store, tl_source: str, predict: Predictor) -> Iterator[dict[str, Any]]:
+    """How well Grad-CAM meets the boxes of each test image that has some, one row of :data:`COLUMNS` each."""
+    rows = boxed(store)
+    for start in range(0, len(rows), _CHUNK):
+        some = rows[start : start + _CHUNK]
+        images = taken(store.images, some)
+        heats = gradcam.gradcam(predict, images, predict.passed(images, f"explain {tl_source}"))
+        for row, heat, fidelity in zip(some, *heats, strict=True):
+            yield {"tl_source": tl_source, "fidelity": float(fidelity)} | _met(store, row, heat)
+
+
+def blind(store: Store) -> Iterator[dict[str, Any]]:
+    """The same of the map that is :data:`CENTRE`."""
+    for row in boxed(store):
+        x0, y0, x1, y1 = _region(store, row)
+        at = np.arange(store.size) + 0.5
+        across, down = (
+            np.exp(-(((at - (low + high) / 2) / (CENTRE_DEVIATION * (high - low))) ** 2) / 2)
+            * ((low < at) & (at < high))
+            for low, high in ((x0, x1), (y0, y1))
+        )
+        heat = np.outer(down, across).astype(np.float32)
+        yield {"tl_source": CENTRE, "fidelity": float("nan")} | _met(store, row, heat)
+
+
+def boxed(store: Store) -> NDArray[np.intp]:
+    """Rows of the positive test images that show a part of a box; one in a border that was cut away has no area."""
+    rows = store.rows("test")
+    told = store.manifest.iloc[rows]
+    shown = [any(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in boxes) for boxes in told["boxes"]]
+    return np.asarray(rows[np.array(shown, bool) & (told["label"].to_numpy() == 1)], np.intp)
+
+
+def table(found: pd.DataFrame, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Means with intervals of each source, and every pair of them compared; both empty with fewer than two groups.
+
+    Args:
+        found: rows of :func:`measured` of every source, and of :func:`blind`, on the same images in the same order.
+        seed: of the resamples.
+    """
+    parts = {str(name): part for name, part in found.groupby("tl_source", sort=False)}
+    first = next(iter(parts.values()), found)
+    if first["group_id"].nunique() < 2:
+        return [], []
+    weights = resample(first["group_id"], np.ones(len(first)), REPLICATES, seed).weights
+    weights /= weights.sum(axis=1, keepdims=True)
+    values = {name: {one: part[one].to_numpy(np.float64) for one in MEASURES} for name, part in parts.items()}
+    rows = [
+        {"tl_source": name, "n": len(part), "groups": int(part["group_id"].nunique())}
+        | {one: percentile(float(values[name][one].mean()), weights @ values[name][one])._asdict() for one in MEASURES}
+        | {"chance": float(part["chance"].mean()), "empty": int(part["empty"].sum())}
+        | {"fidelity": None if part["fidelity"].isna().any() else float(part["fidelity"].mean())}
+        for name, part in parts.items()
+    ]
+    return rows, [asdict(one) for one in holm(list(_compared(values, weights)))]
+
+
+def _compared(
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]], weights: NDArray[np.float64]
+) -> Iterator[Comparison]:
+    for a, b in combinations(_order(list(values)), 2):
+        for one in MEASURES:
+            apart = values[a][one] - values[b][one]
+            yield contrast(a, b, one, float(apart.mean()), weights @ apart, FAMILY)
+
+
+def _order(names: Sequence[str]) -> list[str]:
+    """In-domain first, blind maps last: the question is whether the former does better."""
+    rank = ["in_domain", "imagenet", "scratch", CENTRE]
+    return sorted(names, key=rank.index)
+
+
+def _met(store: Store, row: np.intp, heat: NDArray[np.float32]) -> dict[str, Any]:
+    told = store.manifest.iloc[row]
+    mask = cases.box_mask(told["boxes"], store.size)
+    x0, y0, x1, y1 = _region(store, row)
+    empty = not (heat > 0).any()
+    met = {"energy": cases.energy_inside(heat, mask), "pointing": cases.pointing_hit(heat, mask)}
+    return {
+        **(dict.fromkeys(MEASURES, 0.0) if empty else met),
+        "image_id": told["image_id"],
+        "group_id": told["group_id"],
+        "chance": float(mask.sum() / ((x1 - x0) * (y1 - y0))),
+        "empty": empty,
+    }
+
+
+def _region(store: Store, row: np.intp) -> tuple[float, float, float, float]:
+    told = store.manifest.iloc[row]
+    width, height = int(told["width"]), int(told["height"])
+    return Letterbox.of(width, height, store.size, told["shown"]).box(0, 0, width, height)

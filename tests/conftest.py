@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 
 from radtransfer.cache import VARIABLE
 from radtransfer.config import TL_SOURCES
+
+settings.register_profile("any machine", deadline=None)  # a deadline tests what else the machine does
+settings.load_profile("any machine")
 
 TINY = ("test_resnet", "test_efficientnet")
 SEED = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
@@ -82,6 +82,7 @@ def test_steps_get_the_nearest_line(name: str) -> None:
     np.testing.assert_allclose(numerical(estimator, FEATURES[:1], 1e-9) * (name != "knn"), 0, err_msg="they are steps")
 
 
+@settings(max_examples=15)
 @given(st.floats(-3, 3), st.sampled_from(STEPS))
 def test_the_same_for_any_company(shift: float, name: str) -> None:
     """An image's gradient does not depend on those explained with it."""

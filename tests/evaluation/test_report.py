@@ -29,7 +29,7 @@ from radtransfer.evaluation.literature import Published, published
 from radtransfer.evaluation.report import report
 from radtransfer.evaluation.report_figures import histories
 from radtransfer.evaluation.schema import MetricsFile
-from radtransfer.explain import lesions
+from radtransfer.explain import pointing
 from radtransfer.robustness.kinds import EVERY, GRADES, graded
 
 SOURCES = ("scratch", "imagenet", "in_domain")
@@ -322,16 +322,16 @@ def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: st
 
 def _lesions(random: np.random.Generator) -> dict[str, Any]:
     """What the explanations say of 60 images with boxes, on which in-domain maps meet lesions and the others do not."""
-    shares = {**dict.fromkeys(SOURCES, (0.1, 0.1)), "in_domain": (0.4, 0.7), lesions.CENTRE: (0.12, 0.2)}
+    shares = {**dict.fromkeys(SOURCES, (0.1, 0.1)), "in_domain": (0.4, 0.7), pointing.CENTRE: (0.12, 0.2)}
     told = [
         {"tl_source": source, "image_id": f"{row}.jpg", "group_id": str(row), "chance": 0.04, "empty": False}
-        | {"energy": energy * random.uniform(0.9, 1.1), "pointing": float(random.uniform() < pointing)}
-        | {"fidelity": float("nan") if source == lesions.CENTRE else 1.0}
-        for source, (energy, pointing) in shares.items()
+        | {"energy": energy * random.uniform(0.9, 1.1), "pointing": float(random.uniform() < peak)}
+        | {"fidelity": float("nan") if source == pointing.CENTRE else 1.0}
+        for source, (energy, peak) in shares.items()
         for row in range(60)
     ]
-    rows, comparisons = lesions.table(pd.DataFrame(told), 0)
-    return {"lesions": rows, "lesion_comparisons": comparisons, "lesions_about": lesions.ABOUT}
+    rows, comparisons = pointing.table(pd.DataFrame(told), 0)
+    return {"lesions": rows, "lesion_comparisons": comparisons, "lesions_about": pointing.ABOUT}
 
 
 def _model(out: Path, backbone: str, source: str | None, positive: str, inputs: dict[str, Any]) -> Path:

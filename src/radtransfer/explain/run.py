@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from radtransfer import artifacts
-from radtransfer.explain import cases, draw, gradcam, lesions, superpixels
+from radtransfer.explain import cases, draw, gradcam, pointing, superpixels
 from radtransfer.fusion import predictor
 from radtransfer.fusion.sources import sources
 from radtransfer.preprocess.decode import decode
@@ -101,7 +101,7 @@ def explain(
         met: list[dict[str, Any]] = []
         for tl_source, row_id in explained.items() if shown else ():
             predict = predictor.of_source(given[tl_source], row_id)
-            met += lesions.measured(store, tl_source, predict)
+            met += pointing.measured(store, tl_source, predict)
             for case, entry, values in zip(
                 shown, gallery, _explained(shown, predict, tl_source, lime_samples, seed, staging), strict=True
             ):
@@ -119,13 +119,13 @@ def explain(
         pd.DataFrame(summary, columns=SUMMARY).to_csv(staging / "quality.csv", index=False)
         artifacts.write_json(staging / "gallery.json", gallery)
         if met:
-            met += lesions.blind(store)
-        boxed = pd.DataFrame(met, columns=lesions.COLUMNS)
+            met += pointing.blind(store)
+        boxed = pd.DataFrame(met, columns=pointing.COLUMNS)
         boxed.to_csv(staging / "lesions.csv", index=False)
-        rows, comparisons = lesions.table(boxed, seed)
+        rows, comparisons = pointing.table(boxed, seed)
         content |= {"images": len(shown), "methods": METHODS, "quality": summary, "notes": notes}
         content |= {"explained": explained, "lesions": rows, "lesion_comparisons": comparisons}
-        content["lesions_about"] = lesions.ABOUT
+        content["lesions_about"] = pointing.ABOUT
 
 
 def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads: int) -> None:

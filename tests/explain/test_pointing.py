@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from radtransfer.explain import lesions
+from radtransfer.explain import pointing
 from radtransfer.preprocess.store import Store
 from tests.explain.conftest import by_heads
 
@@ -31,14 +31,14 @@ def test_what_is_better_is_shown_and_what_is_alike_is_not() -> None:
     found = pd.DataFrame(
         rows("imagenet", base, groups) + rows("in_domain", better, groups) + rows("scratch", alike, groups)
     )
-    table, comparisons = lesions.table(found, 0)
+    table, comparisons = pointing.table(found, 0)
     assert [(row["n"], row["groups"], row["chance"], row["empty"]) for row in table] == [
         (60, 30, pytest.approx(0.1), 0)
     ] * 3
     assert table[0]["energy"]["value"] == pytest.approx(base.mean())
     assert table[0]["energy"]["low"] < base.mean() < table[0]["energy"]["high"]
     by = {(one["a"], one["b"], one["metric"]): one for one in comparisons}
-    assert len(by) == 6 and {one["family"] for one in comparisons} == {lesions.FAMILY}
+    assert len(by) == 6 and {one["family"] for one in comparisons} == {pointing.FAMILY}
     gain = by["in_domain", "imagenet", "energy"]
     assert gain["difference"] == pytest.approx((better - base).mean()) and gain["low"] > 0
     assert gain["p_value"] < gain["adjusted_p"] < 0.05
@@ -48,8 +48,8 @@ def test_what_is_better_is_shown_and_what_is_alike_is_not() -> None:
 def test_images_of_one_group_are_no_sample() -> None:
     """The interval of a mean over pairs of equal images is that of half as many."""
     values = RNG.uniform(size=40)
-    single, _ = lesions.table(pd.DataFrame(rows("imagenet", values, np.arange(40))), 0)
-    double, _ = lesions.table(pd.DataFrame(rows("imagenet", np.repeat(values, 2), np.arange(80) // 2)), 0)
+    single, _ = pointing.table(pd.DataFrame(rows("imagenet", values, np.arange(40))), 0)
+    double, _ = pointing.table(pd.DataFrame(rows("imagenet", np.repeat(values, 2), np.arange(80) // 2)), 0)
     width = [found[0]["energy"]["high"] - found[0]["energy"]["low"] for found in (single, double)]
     assert width[1] == pytest.approx(width[0], rel=0.1)
 
@@ -57,7 +57,7 @@ def test_images_of_one_group_are_no_sample() -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_less_than_two_groups_say_nothing(count: int) -> None:
     given = rows("imagenet", np.full(2 * count, 0.5), np.zeros(2 * count))
-    assert lesions.table(pd.DataFrame(given, columns=lesions.COLUMNS), 0) == ([], [])
+    assert pointing.table(pd.DataFrame(given, columns=pointing.COLUMNS), 0) == ([], [])
 
 
 def test_maps_are_held_against_the_boxes(mini_run: Any, region_network: Any) -> None:
@@ -70,7 +70,7 @@ def test_maps_are_held_against_the_boxes(mini_run: Any, region_network: Any) -> 
     blind_network = region_network(slice(0, 0), slice(0, 0))
     hits = {}
     for name, network in {"on": on_it, "beside": beside, "empty": blind_network}.items():
-        found = pd.DataFrame(lesions.measured(store, "imagenet", by_heads(network)))
+        found = pd.DataFrame(pointing.measured(store, "imagenet", by_heads(network)))
         assert found["image_id"].tolist() == told.loc[told["label"] == 1, "image_id"].tolist()
         assert found["empty"].all() == (name == "empty")
         hits[name] = found[["energy", "pointing"]].mean().tolist()
@@ -80,11 +80,11 @@ def test_maps_are_held_against_the_boxes(mini_run: Any, region_network: Any) -> 
 
 def test_a_box_that_is_not_shown_is_none(mini_run: Any) -> None:
     store = Store.open(mini_run.store)
-    first, *others = lesions.boxed(store)
+    first, *others = pointing.boxed(store)
     places = store.manifest["boxes"].tolist()
     places[first] = [[8.0, 30.0, 8.0, 38.0]]
     store.manifest["boxes"] = pd.Series(places, index=store.manifest.index)
-    assert lesions.boxed(store).tolist() == others and others
+    assert pointing.boxed(store).tolist() == others and others
 
 
 def test_the_blind_map_lies_in_the_middle_of_what_is_shown(mini_run: Any) -> None:
@@ -92,7 +92,7 @@ def test_the_blind_map_lies_in_the_middle_of_what_is_shown(mini_run: Any) -> Non
     central = np.array([[[28.0, 28.0, 36.0, 36.0]]] * len(store.manifest), dtype=float).tolist()
     moved = Store.open(mini_run.store)
     moved.manifest["boxes"] = pd.Series(central, index=moved.manifest.index)
-    assert {row["pointing"] for row in lesions.blind(moved)} == {1.0}
-    assert {row["pointing"] for row in lesions.blind(store)} == {0.0}
-    energies = [row["energy"] for row in lesions.blind(moved)]
+    assert {row["pointing"] for row in pointing.blind(moved)} == {1.0}
+    assert {row["pointing"] for row in pointing.blind(store)} == {0.0}
+    energies = [row["energy"] for row in pointing.blind(moved)]
     assert min(energies) == max(energies) > 2 * 64 / (48 * 64)

@@ -79,7 +79,11 @@ def test_steps_get_the_nearest_line(name: str) -> None:
     pull = np.abs(found.values * FEATURES.std(axis=0)).mean(axis=0)
     assert pull.argmax() == TOLD and found.values[:, TOLD].mean() > 0
     np.testing.assert_allclose(found.values[4:], gradient(estimator, FEATURES[4:6]).values)
-    np.testing.assert_allclose(numerical(estimator, FEATURES[:1], 1e-9) * (name != "knn"), 0, err_msg="they are steps")
+
+
+@pytest.mark.parametrize("name", ["random_forest", "gradient_boosting"])
+def test_trees_have_no_gradient_of_their_own(name: str) -> None:
+    assert not numerical(fitted(name), FEATURES[:3], 1e-9).any()
 
 
 @settings(max_examples=15)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from radtransfer.evaluation.charts import number
 from radtransfer.evaluation.compare import at_floor
@@ -72,6 +72,24 @@ def difference(row: Row) -> str:
     if row["low"] is None or row["high"] is None:
         return text
     return f"{text} ({number(row['low'], 3)} to {number(row['high'], 3)})"
+
+
+def lesion_findings(comparisons: Sequence[Row]) -> list[str]:
+    """Whether in-domain maps meet lesions more than ImageNet's, and which source's do no better than a blind map."""
+    found = []
+    for one in (one for one in comparisons if one["adjusted_p"] is not None):
+        shown = one["adjusted_p"] < SIGNIFICANCE
+        if one["b"] == "imagenet":
+            found.append(
+                f"{MAP_NAMES[one['a']]} less {MAP_NAMES[one['b']]}, {MEASURE_NAMES[one['metric']]}: {difference(one)}, "
+                f"p {number(one['adjusted_p'])} after Holm: {'shown' if shown else 'not shown'}."
+            )
+        elif one["b"] == "centre" and one["metric"] == "pointing" and not (shown and one["difference"] > 0):
+            found.append(
+                f"{MAP_NAMES[one['a']]}: its peaks are not shown to lie on lesions more often than the middle of the "
+                "image does."
+            )
+    return found
 
 
 def p_value(row: Row, name: str, bootstrap: int) -> str:

@@ -73,6 +73,23 @@ def box_mask(boxes: Sequence[Sequence[float]], size: int) -> NDArray[np.bool_]:
     return mask
 
 
+def agreement(heat: NDArray[np.float32], boxes: Sequence[Sequence[float]], region: Sequence[float]) -> dict[str, float]:
+    """How well a map [S, S] meets lesion boxes.
+
+    Args:
+        heat: the map.
+        boxes: x0, y0, x1, y1 each, px.
+        region: where the image lies in the square, likewise.
+
+    Returns:
+        ``energy`` and ``pointing`` of the two functions below, and ``chance``, the boxes' share of the image.
+    """
+    mask = box_mask(boxes, len(heat))
+    x0, y0, x1, y1 = region
+    chance = float(mask.sum() / ((x1 - x0) * (y1 - y0)))
+    return {"energy": energy_inside(heat, mask), "pointing": pointing_hit(heat, mask), "chance": chance}
+
+
 def energy_inside(heat: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     """Share of the map's positive mass that lies inside the mask (energy-based pointing game, Wang et al., CVPR
     Workshops 2020); NaN if the map has none."""

@@ -15,7 +15,7 @@ from radtransfer.evaluation.compare import Comparison, contrast, holm
 from radtransfer.evaluation.intervals import percentile, resample
 from radtransfer.explain import cases, gradcam
 from radtransfer.fusion.predictor import Predictor
-from radtransfer.preprocess.letterbox import Letterbox
+from radtransfer.preprocess.letterbox import region
 from radtransfer.preprocess.store import Store, taken
 
 MEASURES = ("energy", "pointing")
@@ -51,7 +51,7 @@ def measured(store: Store, tl_source: str, predict: Predictor) -> Iterator[dict[
 def blind(store: Store) -> Iterator[dict[str, Any]]:
     """The same of the map that is :data:`CENTRE`."""
     for row in boxed(store):
-        x0, y0, x1, y1 = _region(store, row)
+        x0, y0, x1, y1 = region(store, int(row))
         at = np.arange(store.size) + 0.5
         across, down = (
             np.exp(-(((at - (low + high) / 2) / (CENTRE_DEVIATION * (high - low))) ** 2) / 2)
@@ -111,20 +111,7 @@ def _order(names: Sequence[str]) -> list[str]:
 
 def _met(store: Store, row: np.intp, heat: NDArray[np.float32]) -> dict[str, Any]:
     told = store.manifest.iloc[row]
-    mask = cases.box_mask(told["boxes"], store.size)
-    x0, y0, x1, y1 = _region(store, row)
     empty = not (heat > 0).any()
-    met = {"energy": cases.energy_inside(heat, mask), "pointing": cases.pointing_hit(heat, mask)}
-    return {
-        **(dict.fromkeys(MEASURES, 0.0) if empty else met),
-        "image_id": told["image_id"],
-        "group_id": told["group_id"],
-        "chance": float(mask.sum() / ((x1 - x0) * (y1 - y0))),
-        "empty": empty,
-    }
-
-
-def _region(store: Store, row: np.intp) -> tuple[float, float, float, float]:
-    told = store.manifest.iloc[row]
-    width, height = int(told["width"]), int(told["height"])
-    return Letterbox.of(width, height, store.size, told["shown"]).box(0, 0, width, height)
+    met = cases.agreement(heat, told["boxes"], region(store, int(row)))
+    nothing = dict.fromkeys(MEASURES, 0.0) if empty else {}
+    return met | nothing | {"image_id": told["image_id"], "group_id": told["group_id"], "empty": empty}

@@ -18,7 +18,7 @@ from radtransfer.explain import cases, draw, gradcam, pointing, superpixels
 from radtransfer.fusion import predictor
 from radtransfer.fusion.sources import sources
 from radtransfer.preprocess.decode import decode
-from radtransfer.preprocess.letterbox import Letterbox, letterbox
+from radtransfer.preprocess.letterbox import Letterbox, letterbox, region
 from radtransfer.preprocess.pixels import Window
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
@@ -187,13 +187,12 @@ def _look_up(store: Store, chosen: list[cases.Case]) -> list[_Shown]:
     for number, case in enumerate(chosen, start=1):
         position = positions[case.image_id]
         row = store.manifest.iloc[position]
-        width, height = int(row["width"]), int(row["height"])
-        frame = Letterbox.of(width, height, store.size, row["shown"])
         boxes = [[float(edge) for edge in box] for box in row["boxes"]]
         pixels = np.asarray(store.images[position])
-        region = frame.box(0, 0, width, height)
         stem = f"{number:03d}-{case.outcome}"
-        shown.append(_Shown(case.image_id, case.outcome, str(row["label_name"]), pixels, boxes, region, stem))
+        shown.append(
+            _Shown(case.image_id, case.outcome, str(row["label_name"]), pixels, boxes, region(store, position), stem)
+        )
     return shown
 
 
@@ -250,10 +249,7 @@ def _explained(
 def _agreement(heat: NDArray[np.float32], case: _Shown) -> dict[str, float]:
     if not case.boxes:
         return dict.fromkeys(("energy", "pointing", "chance"), float("nan"))
-    mask = cases.box_mask(case.boxes, len(heat))
-    x0, y0, x1, y1 = case.region
-    chance = float(mask.sum() / ((x1 - x0) * (y1 - y0)))
-    return {"energy": cases.energy_inside(heat, mask), "pointing": cases.pointing_hit(heat, mask), "chance": chance}
+    return cases.agreement(heat, case.boxes, case.region)
 
 
 def _summary(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """How a classifier's raw score changes with the features that it reads.
 
-Exact for what can be differentiated: logistic regression, LDA, linear and RBF support vector machines, MLP. Nearest
-neighbours, random forest and gradient boosting are steps, whose gradient is zero wherever it exists; there the linear
-function stands for the classifier that comes nearest to it around the image (Ribeiro et al., KDD 2016, section 3.3, in
-the space that the classifier sees), and how near that is is said beside it.
+Exact for logistic regression, LDA, linear and RBF support vector machines and the MLP. Random forest and gradient
+boosting are steps, whose gradient is zero wherever it exists, and that of nearest neighbours jumps wherever a neighbour
+changes; there the linear function stands for the classifier that comes nearest to it around the image (Ribeiro et al.,
+KDD 2016, section 3.3, in the space that the classifier sees), and how near that is is said beside it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -14,6 +14,9 @@ from PIL import Image
 
 from radtransfer.preprocess.border import inside_border
 from radtransfer.preprocess.pixels import Grey
+
+if TYPE_CHECKING:
+    from radtransfer.preprocess.store import Store
 
 _BLUR = 0.42
 """Deviation of the Gaussian before a reduction, px of the result: less leaves aliasing, more takes detail."""
@@ -103,6 +106,12 @@ def letterbox(pixels: Grey, size: int, *, crop_border: bool = False) -> tuple[Gr
     shown = scaled(pixels[box.y0 : box.y1, box.x0 : box.x1], wide, high)
     square[box.top : box.top + high, box.left : box.left + wide] = shown
     return square, box
+
+
+def region(store: Store, row: int) -> tuple[float, float, float, float]:
+    """Where an image lies in its stored square (x0, y0, x1, y1), px."""
+    width, height, shown = (store.manifest[name].iloc[row] for name in ("width", "height", "shown"))
+    return Letterbox.of(int(width), int(height), store.size, shown).box(0, 0, int(width), int(height))
 
 
 def scaled(pixels: Grey, width: int, height: int) -> Grey:

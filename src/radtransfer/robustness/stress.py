@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from radtransfer import artifacts
 from radtransfer.fusion.predictor import Choices
 from radtransfer.fusion.sources import sources
-from radtransfer.preprocess.letterbox import Letterbox
+from radtransfer.preprocess.letterbox import region
 from radtransfer.preprocess.store import Store, taken
 from radtransfer.progress import track
 from radtransfer.robustness import CONTROL, MASKED
@@ -122,7 +122,7 @@ def scored(
 def graded_changes(store: Store, kinds: Sequence[str], seed: int) -> dict[str, Change]:
     """Every kind at every grade, of all test images; what an image gets hangs on its file's digest."""
     test = store.rows("test")
-    regions = {row: _region(store, row) for row in test} if kinds else {}
+    regions = {row: region(store, row) for row in test} if kinds else {}
 
     def made(kind: str, grade: int, image: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
         x0, y0, x1, y1 = (round(edge) for edge in regions[row])
@@ -145,7 +145,7 @@ def _lesions(store: Store, seed: int) -> dict[str, Change]:
     if not boxed:
         return {}
     rows = np.array([row for row in test if boxes[row] or not positive[row]])
-    regions = {row: _region(store, row) for row in rows}
+    regions = {row: region(store, row) for row in rows}
     off, masked = {}, {}
     for row in rows:
         rng = np.random.default_rng([seed, int(row)])
@@ -162,9 +162,3 @@ def _hidden(places: dict[int, list[Box]], image: NDArray[np.uint8], row: int) ->
 def _box(edges: NDArray[np.float64]) -> Box:
     x0, y0, x1, y1 = (float(edge) for edge in edges)
     return x0, y0, x1, y1
-
-
-def _region(store: Store, row: int) -> Box:
-    """Where the image lies in its square."""
-    width, height, shown = (store.manifest[name].iloc[row] for name in ("width", "height", "shown"))
-    return Letterbox.of(int(width), int(height), store.size, shown).box(0, 0, int(width), int(height))

@@ -326,7 +326,7 @@ def _lesions(random: np.random.Generator) -> dict[str, Any]:
     told = [
         {"tl_source": source, "image_id": f"{row}.jpg", "group_id": str(row), "chance": 0.04, "empty": False}
         | {"energy": energy * random.uniform(0.9, 1.1), "pointing": float(random.uniform() < peak)}
-        | {"fidelity": float("nan") if source == pointing.CENTRE else 1.0}
+        | {"fidelity": float("nan") if source == pointing.CENTRE else 1.0, "survives": 0.8 * (source == "scratch")}
         for source, (energy, peak) in shares.items()
         for row in range(60)
     ]
@@ -710,6 +710,8 @@ def test_whether_models_look_at_lesions_is_said(made: Made, tmp_path: Path) -> N
     assert [name in about for name in (f"ImageNet: {blind}", f"From scratch: {blind}", f"In-domain: {blind}")] == [
         True, True, False,
     ]  # fmt: skip
+    assert "From scratch: its maps stay much the same with random weights (rank correlation .80)" in about
+    assert about.count("stay much the same") == 1
     assert re.search(r"Centre \(blind\) 60 60 \.1\d\d \(\.1\d.\.1\d\)", about), "the map of no model, with n"
 
 

@@ -20,6 +20,7 @@ def rows(source: str, energy: np.ndarray, groups: np.ndarray, empty: bool = Fals
         {
             "tl_source": source, "image_id": f"{place}.png", "group_id": str(group), "energy": float(value),
             "pointing": float(value > 0.5), "chance": 0.1, "empty": empty, "fidelity": 1.0,
+            "survives": 0.1 * value,
         }
         for place, (value, group) in enumerate(zip(energy, groups, strict=True))
     ]  # fmt: skip
@@ -70,7 +71,7 @@ def test_maps_are_held_against_the_boxes(mini_run: Any, region_network: Any) -> 
     blind_network = region_network(slice(0, 0), slice(0, 0))
     hits = {}
     for name, network in {"on": on_it, "beside": beside, "empty": blind_network}.items():
-        found = pd.DataFrame(pointing.measured(store, "imagenet", by_heads(network)))
+        found = pd.DataFrame(pointing.measured(store, "imagenet", by_heads(network), 0))
         assert found["image_id"].tolist() == told.loc[told["label"] == 1, "image_id"].tolist()
         assert found["empty"].all() == (name == "empty")
         hits[name] = found[["energy", "pointing"]].mean().tolist()

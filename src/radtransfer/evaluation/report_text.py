@@ -54,6 +54,8 @@ SHORTCUT_NAMES = {
 }
 OUTCOMES = {"TP": "found", "FN": "missed", "FP": "false alarm", "TN": "correctly cleared"}
 SIGNIFICANCE = 0.05
+SURVIVES = 0.5
+"""Mean rank correlation of maps with those of random weights from which on they are flagged."""
 SYNTHETIC = "Synthetic images: shows that the pipeline works, says nothing about patients"
 RESEARCH_USE = "For research use. Not a medical device."
 
@@ -74,8 +76,11 @@ def difference(row: Row) -> str:
     return f"{text} ({number(row['low'], 3)} to {number(row['high'], 3)})"
 
 
-def lesion_findings(comparisons: Sequence[Row]) -> list[str]:
-    """Whether in-domain maps meet lesions more than ImageNet's, and which source's do no better than a blind map."""
+def lesion_findings(lesions: Sequence[Row], comparisons: Sequence[Row]) -> list[str]:
+    """Whether in-domain maps meet lesions more than ImageNet's, and which sources' maps are not to be trusted.
+
+    Those are maps that do no better than a blind one, or stay alike when the weights are put in a random order.
+    """
     found = []
     for one in (one for one in comparisons if one["adjusted_p"] is not None):
         shown = one["adjusted_p"] < SIGNIFICANCE
@@ -88,6 +93,13 @@ def lesion_findings(comparisons: Sequence[Row]) -> list[str]:
             found.append(
                 f"{MAP_NAMES[one['a']]}: its peaks are not shown to lie on lesions more often than the middle of the "
                 "image does."
+            )
+    for row in lesions:
+        survives = row["survives"] and row["survives"]["value"]
+        if survives is not None and survives >= SURVIVES:
+            found.append(
+                f"{MAP_NAMES[row['tl_source']]}: its maps stay much the same with random weights (rank correlation "
+                f"{number(survives, 2)}): they show the images, and explain nothing of what was learnt."
             )
     return found
 

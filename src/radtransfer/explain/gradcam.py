@@ -1,17 +1,21 @@
-"""Grad-CAM of a decision: where the last feature maps speak for the positive class, through fusion and classifier.
+"""Grad-CAM of a decision: which places speak for the positive class, through fusion and classifier into the networks.
 
-Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017.
+Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017; place by
+place as in Draelos and Carin, Use HiResCAM instead of Grad-CAM, arXiv 2011.08891. Read at a map that still tells places
+apart: the last one of a network has cells of 32 px, each of which sees most of a small image, see
+:data:`LARGEST_CELL`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam import HiResCAM
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,13 +28,20 @@ from radtransfer.training.runtime import device
 
 DESCRIPTION = (
     "Grad-CAM of the decision: the gradient of the classifier's score, before calibration, by the fused features, led "
-    "on into the last feature map of every backbone. It shows what speaks for the positive class, whatever the "
+    "on into the last feature map of every backbone whose cells are of 16 px or less, and multiplied with it place by "
+    "place (HiResCAM). It shows what speaks for the positive class, whatever the "
     "prediction was. Every backbone's map counts as much as it moves the score; what speaks against is left out of the "
     "sum of them, which is then scaled to a peak of 1. The gradient is exact for logistic regression, LDA, support "
     "vector machines, MLP and the networks' own heads; of nearest neighbours, random forest and gradient boosting it "
     "is that of the linear function that comes nearest around the image, and fidelity is the share of the "
     "classifier's variance there that it explains (R²)."
 )
+
+LARGEST_CELL = 16
+"""Cells, in px of what a network sees, of the coarsest feature map that is read.
+
+On phantoms a network with an AUROC of .99 peaks in the fracture at its cells of 16 px, and beside it at those of 32 px.
+"""
 
 
 class Heat(NamedTuple):
@@ -56,7 +67,7 @@ def gradcam(predict: Predictor, images: NDArray[np.uint8], passed: Sequence[Pass
         batch_size: images per forward pass.
 
     Raises:
-        RadtransferError: the last feature map of a backbone cannot be found.
+        RadtransferError: no feature map of a backbone can be found.
     """
     by_network, fidelity = _pulls(predict, passed)
     total = np.zeros(images.shape, np.float32)
@@ -69,7 +80,7 @@ def gradcam(predict: Predictor, images: NDArray[np.uint8], passed: Sequence[Pass
 def contribution(
     network: Network, images: NDArray[np.uint8], pulls: NDArray[np.float64], batch_size: int = 16
 ) -> NDArray[np.float32]:
-    """What each place of a network's last feature map adds to a linear function of its features, up to a constant.
+    """Activation times gradient of a linear function of a network's features, at each place of its feature map.
 
     Args:
         network: in evaluation mode.
@@ -79,10 +90,10 @@ def contribution(
 
     Returns:
         float32 [N, S, S] of either sign, the mean over the views that features are of. Where features are means over
-        the map, its mean over an image is what the features add. A map of a single cell locates nothing and gives 0.
+        that map, its mean over an image is what the features add. A map of a single cell locates nothing and gives 0.
 
     Raises:
-        RadtransferError: the last feature map cannot be found.
+        RadtransferError: no feature map can be found.
     """
     found = np.zeros(images.shape, np.float32)
     views = (slice(None), slice(None, None, -1)) if network.mirror else (slice(None),)
@@ -147,8 +158,9 @@ def _of_view(
     learnt = [parameter for parameter in exposed.parameters() if parameter.requires_grad]
     for parameter in learnt:  # nothing before the feature map needs a gradient, nor do the weights behind it
         parameter.requires_grad_(False)
-    leaf = layer.register_forward_pre_hook(lambda _, given: given[0].detach().requires_grad_())
-    cam = GradCAM(exposed, [layer], as_map)
+    leaf = layer.register_forward_hook(lambda _, given, found: found.detach().requires_grad_())
+    cam = HiResCAM(exposed, [layer], as_map)
+    own = layer.register_forward_hook(lambda _, given, found: found.clone())  # what comes next may work in place
     try:
         (weights * cam.activations_and_grads(prepared)).sum().backward()
         activations, gradients = (
@@ -156,13 +168,14 @@ def _of_view(
         )
     finally:
         leaf.remove()
+        own.remove()
         cam.activations_and_grads.release()
         for parameter in learnt:
             parameter.requires_grad_(True)
     cells = activations.shape[2] * activations.shape[3]
     if cells == 1:
         return np.zeros(images.shape, np.float32)
-    small = cam.get_cam_image(prepared, layer, [], activations, gradients) * cells
+    small = cam.get_cam_image(prepared, layer, [], activations, gradients, eigen_smooth=False) * cells
     resized = functional.interpolate(
         torch.from_numpy(small).unsqueeze(1), size=images.shape[1:], mode="bilinear", align_corners=False
     )
@@ -172,15 +185,19 @@ def _of_view(
 def _target(exposed: _Exposed, prepared: Tensor) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """The module to hook, and how its output becomes float32 [B, C, h, w] (NumPy, which takes it, has no bfloat16).
 
-    The feature map before pooling where there is one. A transformer that reads its class token gives the other tokens
-    of its last output no gradient; so for tokens it is the input of the last block's attention, after its norm.
+    Of networks that end in a feature map the last stage with cells of at most :data:`LARGEST_CELL`, as timm lists them,
+    or that last map where it lists none. A transformer that reads its class token gives the other tokens of its last
+    output no gradient; so for tokens it is the input of the last block's attention, after its norm.
     """
     body = cast(Any, exposed.network.body)
     with torch.inference_mode():
         last = body.forward_features(prepared)
     shape = tuple(getattr(last, "shape", ()))
     if len(shape) == 4:
-        return exposed.last, exposed.network.as_map
+        fine = [stage for stage in getattr(body, "feature_info", ()) if stage["reduction"] <= LARGEST_CELL]
+        if not fine:
+            return exposed.last, exposed.network.as_map
+        return body.get_submodule(fine[-1]["module"]), partial(exposed.network.as_map, channels=fine[-1]["num_chs"])
     blocks = getattr(body, "blocks", None)
     norm = getattr(blocks[-1], "norm1", None) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None
     if isinstance(norm, nn.Module) and len(shape) == 3:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from radtransfer.evaluation.compare import Comparison, contrast, holm
 from radtransfer.evaluation.intervals import percentile, resample
 from radtransfer.explain import cases, gradcam
+from radtransfer.explain.randomised import alike, randomised
 from radtransfer.fusion.predictor import Predictor
 from radtransfer.preprocess.letterbox import region
 from radtransfer.preprocess.store import Store, taken
 
 MEASURES = ("energy", "pointing")
-COLUMNS = ["tl_source", "image_id", "group_id", *MEASURES, "chance", "empty", "fidelity"]
+COLUMNS = ["tl_source", "image_id", "group_id", *MEASURES, "chance", "empty", "fidelity", "survives"]
 CENTRE = "centre"
 """In place of a TL source: a map that is the same for every image, highest in its middle."""
 CENTRE_DEVIATION = 0.25
@@ -30,22 +31,35 @@ ABOUT = (
     "Grad-CAM of the decision on every test image with a lesion box, by the model that each source would use. Energy: "
     "share of a map's positive mass inside the boxes. Peak: share of images whose map peaks inside one. A map with "
     "nothing positive counts as 0 in both. Centre: a Gaussian on the middle of the image, which knows how images are "
-    "taken and nothing of this one. Chance: the boxes' share of the image, which a random map reaches in both. "
+    "taken and nothing of this one. Chance: the boxes' share of the image, which a random map reaches in both. Random "
+    "weights: rank correlation (Spearman) of a map with that of the same networks, their weights in a random order; a "
+    "map that survives it shows the image and not what was learnt (Adebayo et al., NeurIPS 2018). "
     "Intervals and p-values resample leakage groups; p-values are corrected for all pairs of rows and both measures "
     "(Holm)."
 )
 _CHUNK = 64
 
 
-def measured(store: Store, tl_source: str, predict: Predictor) -> Iterator[dict[str, Any]]:
-    """How well Grad-CAM meets the boxes of each test image that has some, one row of :data:`COLUMNS` each."""
-    rows = boxed(store)
+def measured(store: Store, tl_source: str, predict: Predictor, seed: int) -> Iterator[dict[str, Any]]:
+    """How well Grad-CAM meets the boxes of each test image that has some, one row of :data:`COLUMNS` each.
+
+    Args:
+        store: of the target.
+        tl_source: named in each row.
+        predict: whose decision is explained.
+        seed: of the order that its weights are given for comparison.
+    """
+    rows, knows_nothing = boxed(store), randomised(predict, seed)
     for start in range(0, len(rows), _CHUNK):
         some = rows[start : start + _CHUNK]
         images = taken(store.images, some)
-        heats = gradcam.gradcam(predict, images, predict.passed(images, f"explain {tl_source}"))
-        for row, heat, fidelity in zip(some, *heats, strict=True):
-            yield {"tl_source": tl_source, "fidelity": float(fidelity)} | _met(store, row, heat)
+        heats, blank = (
+            gradcam.gradcam(one, images, one.passed(images, f"explain {tl_source}")) for one in (predict, knows_nothing)
+        )
+        survives = alike(heats.maps, blank.maps, [region(store, int(row)) for row in some])
+        for row, heat, fidelity, same in zip(some, *heats, survives, strict=True):
+            told = {"tl_source": tl_source, "fidelity": float(fidelity), "survives": float(same)}
+            yield told | _met(store, row, heat)
 
 
 def blind(store: Store) -> Iterator[dict[str, Any]]:
@@ -59,7 +73,7 @@ def blind(store: Store) -> Iterator[dict[str, Any]]:
             for low, high in ((x0, x1), (y0, y1))
         )
         heat = np.outer(down, across).astype(np.float32)
-        yield {"tl_source": CENTRE, "fidelity": float("nan")} | _met(store, row, heat)
+        yield {"tl_source": CENTRE, "fidelity": np.nan, "survives": np.nan} | _met(store, row, heat)
 
 
 def boxed(store: Store) -> NDArray[np.intp]:
@@ -86,12 +100,17 @@ def table(found: pd.DataFrame, seed: int) -> tuple[list[dict[str, Any]], list[di
     values = {name: {one: part[one].to_numpy(np.float64) for one in MEASURES} for name, part in parts.items()}
     rows = [
         {"tl_source": name, "n": len(part), "groups": int(part["group_id"].nunique())}
-        | {one: percentile(float(values[name][one].mean()), weights @ values[name][one])._asdict() for one in MEASURES}
+        | {one: _mean(values[name][one], weights) for one in MEASURES}
         | {"chance": float(part["chance"].mean()), "empty": int(part["empty"].sum())}
         | {"fidelity": None if part["fidelity"].isna().any() else float(part["fidelity"].mean())}
+        | {"survives": None if name == CENTRE else _mean(part["survives"].to_numpy(np.float64), weights)}
         for name, part in parts.items()
     ]
     return rows, [asdict(one) for one in holm(list(_compared(values, weights)))]
+
+
+def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, float | None]:
+    return percentile(float(values.mean()), weights @ values)._asdict()
 
 
 def _compared(

@@ -101,7 +101,7 @@ def explain(
         met: list[dict[str, Any]] = []
         for tl_source, row_id in explained.items() if shown else ():
             predict = predictor.of_source(given[tl_source], row_id)
-            met += pointing.measured(store, tl_source, predict)
+            met += pointing.measured(store, tl_source, predict, seed)
             for case, entry, values in zip(
                 shown, gallery, _explained(shown, predict, tl_source, lime_samples, seed, staging), strict=True
             ):

@@ -133,16 +133,19 @@ class Network(nn.Module):
         with self.arithmetic():
             return cast(Tensor, cast(Any, self.body).forward_features(prepared))
 
-    def as_map(self, maps: Tensor) -> Tensor:
+    def as_map(self, maps: Tensor, channels: int = 0) -> Tensor:
         """What :meth:`maps` gives as a feature map float32 [B, C, h, w].
+
+        Args:
+            maps: that, or the output of an earlier stage.
+            channels: C; 0: that of the last.
 
         Raises:
             RadtransferError: it is neither a feature map nor a square of tokens.
         """
         if maps.ndim == 4:
-            nhwc = (
-                getattr(self.body, "output_fmt", "") == "NHWC" or maps.shape[-1] == self.map_channels != maps.shape[1]
-            )
+            own = channels or self.map_channels
+            nhwc = getattr(self.body, "output_fmt", "") == "NHWC" or maps.shape[-1] == own != maps.shape[1]
             return (maps.permute(0, 3, 1, 2) if nhwc else maps).float()
         prefix = int(getattr(self.body, "num_prefix_tokens", 0) or 0)
         side = math.isqrt(maps.shape[1] - prefix) if maps.ndim == 3 else 0

@@ -752,7 +752,12 @@ def test_how_far_maps_are_to_be_trusted_is_said(made: Made, tmp_path: Path) -> N
     assert "ImageNet, LIME: another draw of perturbations orders the superpixels otherwise (Spearman .50)" in about
     assert about.count("another draw of perturbations orders") == 1
     assert "In-domain and ImageNet: Spearman correlation of their Grad-CAM, over tiles of the image, +.310" in about
-    assert re.search(r"ImageNet LIME \.400 .+? \.190 0 ", about) and "\u2212.200 (\u2212.200 to \u2212.200)" in about
+    assert re.search(r"ImageNet LIME \.400 \(\.40.\.40\) \.500 \(\.50.\.50\) [+\u2212]?\.0\d\d \([^)]+\)", about)
+    assert re.search(
+        r"ImageNet LIME \.3\d\d \([^)]+\) \.3\d\d \([^)]+\) \.040 \.100 \(\.10.\.10\) \.190 0 \.710", about
+    )
+    unsteady = r"ImageNet \u2212\.200 \(\u2212\.200 to \u2212\.200\) \+\.500 \(\.500 to \.500\) \.600 "
+    assert re.search(unsteady, about)
 
 
 @pytest.mark.parametrize(("count", "said"), [(1, "too few for intervals"), (6, "too few for p-values"), (0, None)])

@@ -41,19 +41,21 @@ TOP = 5
 REPLICATES = 2000
 FAMILY = "explanation_quality"
 ABOUT = (
-    "Grad-CAM and LIME by the model that each source would use, on test images drawn at random by the seed of the run: "
-    "positive ones, with lesion boxes where the data have any; of each leakage group one before a second of any. "
+    "Grad-CAM and LIME by the model that each source would use, on test images drawn at random by the seed of the "
+    "run: positive ones, with lesion boxes where the data have any; of each leakage group one before a second of any. "
     "Deletion: mean calibrated probability while the image's pixels give way to those of its blurred copy, from the "
     "map's highest value down, in ten steps; low is good. Insertion: the same while they are put back; high is good. "
-    "Gain: insertion less deletion; 0 on average for a random order, which is measured beside (tiles of the image, the "
-    "same for all sources). Energy: share of a map's positive mass inside the boxes; peak: share of images whose map "
-    "peaks inside one; chance of both: the boxes' share of the image. Border: share of the positive mass on the outer "
-    "twentieth of the image's sides and on the padding; its chance is the share of the area. A map with nothing "
-    "positive counts as 0 in energy and peak and not at all on the border. Fidelity: how much of the model near the "
-    "image the linear function explains that the map is read from (R²). Agreement: Spearman correlation of Grad-CAM, "
-    "averaged over each superpixel, with LIME's weights. Stability: the same of LIME between two draws of its "
-    "perturbations; overlap: the share of the five greatest superpixels that both have. Intervals and p-values "
-    f"resample leakage groups; p-values are corrected together (Holm), and there are none below {TOO_FEW} groups."
+    "Gain: insertion less deletion; 0 on average for a random order, which is measured beside (tiles of the image, "
+    "the same for all sources). Gain is in units of probability: a source whose probabilities spread wider gains more "
+    "for that alone. LIME is fitted to such hiding, which favours it over Grad-CAM. Energy: share of a map's positive "
+    "mass inside the boxes; peak: share of images whose map peaks inside one; chance of both: the boxes' share of the "
+    "image. Border: share of the positive mass on the outer twentieth of the image's sides and on the padding; its "
+    "chance is the share of the area. A map with nothing positive counts as 0 in energy and peak and not at all on "
+    "the border. Fidelity: how much of the model near the image the linear function explains that the map is read "
+    "from (R²). Agreement: Spearman correlation of Grad-CAM, averaged over each superpixel, with LIME's weights. "
+    "Stability: the same of LIME between two draws of its perturbations; overlap: the share of the five greatest "
+    "superpixels that both have. Intervals and p-values resample leakage groups; p-values are corrected together "
+    f"(Holm), and there are none below {TOO_FEW} groups."
 )
 _NOISE = 9  # decimals of LIME's weights: those of a probability that nothing changes are rounding, and of any sign
 
@@ -283,7 +285,7 @@ def _compared(parts: Mapping[tuple[str, str], pd.DataFrame], seed: int) -> Itera
     pairs = [((a, method), (b, method)) for a, b in combinations(sources, 2) for method in METHODS]
     pairs += [((source, METHODS[0]), (source, METHODS[1])) for source in sources]
     against = [((source, method), (source, RANDOM)) for source in sources for method in METHODS]
-    for name, which in zip(COMPARED, (pairs + against, pairs), strict=True):
+    for name, which in zip(COMPARED, (against + pairs, pairs), strict=True):
         for a, b in which:
             first, second = parts[a].set_index("image_id"), parts[b].set_index("image_id")
             value, replicates, groups = _resampled(first[name] - second[name], first["group_id"], seed)

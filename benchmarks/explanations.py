@@ -1,7 +1,7 @@
 """What explanations cost: Grad-CAM against predicting, LIME against the library as it comes and against the bare floor.
 
     python benchmarks/explanations.py --data-root DIR [--gradcam 100] [--images 20] [--timed 2] [--samples 1000]
-        [--size 160] [--backbones NAME,NAME,...] [--threads 2]
+        [--size 160] [--backbones NAME,NAME,...] [--threads 2] [--quality 0]
 
 The predictor is networks with ImageNet weights (no training) and a classifier on their fused features, fitted to 120
 radiographs of the hand of FracAtlas, half of them fractured; the images explained are others.
@@ -14,7 +14,12 @@ function's.
 of 10, its classifier function the same networks and classifier in float32); and the floor: as many images through the
 same networks and classifier in full batches. On ``--images`` images: how many of the five superpixels with the greatest
 weights ours and the library's have in common on our segmentation (whose padding it takes for a superpixel, left out of
-the five), and how many of two seeds of ours. Processor time is what other work on the machine does not touch.
+the five), and how many of two seeds of ours.
+
+**Measuring** both methods (``radtransfer.explain.quality``) on ``--quality`` images, against as many images as that
+passes through the same networks and classifier in full batches, each perturbed image once.
+
+Processor time is what other work on the machine does not touch.
 """
 
 from __future__ import annotations
@@ -27,18 +32,20 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from lime.lime_image import LimeImageExplainer
 from numpy.typing import NDArray
 
 from radtransfer import limits
 from radtransfer.errors import RadtransferError
-from radtransfer.explain import gradcam, superpixels
+from radtransfer.explain import faithfulness, gradcam, quality, superpixels
 from radtransfer.fusion import grid
 from radtransfer.fusion.calibration import Calibration
 from radtransfer.fusion.classifiers import pipeline
 from radtransfer.fusion.predictor import Predictor
 from radtransfer.preprocess.decode import decode
 from radtransfer.preprocess.letterbox import Letterbox, letterbox
+from radtransfer.preprocess.store import Store
 from radtransfer.training.network import Network
 from radtransfer.training.runtime import settle
 from radtransfer.training.weights import load_imagenet
@@ -138,6 +145,28 @@ def cost_of_lime(predict: Predictor, images: NDArray[np.uint8], frames: list[Let
     )
 
 
+def cost_of_quality(predict: Predictor, images: NDArray[np.uint8], frames: list[Letterbox], samples: int) -> None:
+    """Print what measuring both methods costs."""
+    columns = {"width": [frame.width for frame in frames], "height": [frame.height for frame in frames]}
+    columns |= {"shown": [[0, 0, frame.width, frame.height] for frame in frames], "boxes": [[]] * len(frames)}
+    names = [str(place) for place in range(len(frames))]
+    store = Store(None, images, pd.DataFrame(columns | {"image_id": names, "group_id": names}))
+    passes = 2 * samples + 2 + 2 * 3 * (faithfulness.STEPS - 1)
+    predict(images[:1])
+    moments = [now()]
+    quality.measured(store, np.arange(len(images)), "imagenet", predict, samples=samples, seed=0)
+    moments.append(now())
+    predict(np.repeat(images, passes, axis=0))
+    moments.append(now())
+    (own, worked), (floor, floor_worked) = np.diff(moments, axis=0)
+    print(
+        f"measuring both methods, {samples} perturbations, {len(images)} images: {own / len(images):.1f} s an image, "
+        f"its {passes} passes {floor / len(images):.1f} s, ratio {own / floor:.2f}, of processor time "
+        f"{worked / floor_worked:.2f}",
+        flush=True,
+    )
+
+
 def agreement(predict: Predictor, images: NDArray[np.uint8], frames: list[Letterbox], samples: int) -> None:
     """Print how far LIME agrees with the library's and with itself."""
     shared, steady = [], []
@@ -163,6 +192,7 @@ def main() -> None:
     parser.add_argument("--gradcam", type=int, default=100)
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--timed", type=int, default=2)
+    parser.add_argument("--quality", type=int, default=0)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--backbones", default="tf_efficientnet_lite2,tf_efficientnet_lite1,tf_efficientnet_lite0")
@@ -172,7 +202,7 @@ def main() -> None:
     networks = tuple(Network(name, given.size).eval() for name in given.backbones.split(","))
     for network in networks:
         load_imagenet(network, "")
-    most = max(given.gradcam, given.images, given.timed)
+    most = max(given.gradcam, given.images, given.timed, given.quality)
     images, labels, frames = radiographs(given.data_root, LEARNT + most, given.size)
     bare = Predictor(networks, None, Calibration(1.0, 0.0), 0.5)
     features = np.concatenate([block for block, _ in bare.passed(images[:LEARNT])], axis=1)
@@ -189,6 +219,8 @@ def main() -> None:
     predict = predictors["logistic_regression"]
     if given.timed:
         cost_of_lime(predict, images[: given.timed], frames[: given.timed], given.samples)
+    if given.quality:
+        cost_of_quality(predict, images[: given.quality], frames[: given.quality], given.samples)
     if given.images:
         agreement(predict, images[: given.images], frames[: given.images], given.samples)
 

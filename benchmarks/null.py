@@ -40,7 +40,7 @@ CONFIG = {
     "name": "null", "target_layout": "phantoms", "target_path": "phantoms", "target_part": TARGET,
     "source_layout": "phantoms", "source_path": "phantoms", "image_size": SIDE, "input_size": SIDE,
     "backbones": ["tf_efficientnet_lite1", "tf_efficientnet_lite0"], "test_fraction": 0.4, "pretrain_epochs": 2,
-    "finetune_epochs": 3, "batch_size": 8, "cv_folds": 3, "bootstrap": 1000, "explain_images": 0,
+    "finetune_epochs": 3, "batch_size": 8, "cv_folds": 3, "bootstrap": 1000, "explain_images": 0, "quality_images": 0,
 }  # fmt: skip
 PLANTED = {"target_path": "target", "test_fraction": 0.55, "validation_fraction": 0.3, "pretrain_epochs": 6}
 

@@ -185,7 +185,7 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
         **shared,
         **collected(),
         **classifiers,
-        **take("lime_samples", "seed", "threads"),
+        **take("lime_samples", "quality_images", "seed", "threads"),
     )
     explanations = placed(explained, "explain").outputs["explanations"]
     packed = register.register(**shared, **collected(), **classifiers, **take("name", "registry"))

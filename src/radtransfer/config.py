@@ -309,6 +309,12 @@ class RunConfig(BaseModel):
     )
     explain_images: int = Field(default=2, ge=0, description="test images explained per outcome (TP, FP, FN, TN)")
     lime_samples: int = Field(default=200, ge=10, description="perturbed images per LIME explanation")
+    quality_images: int = Field(
+        default=16,
+        ge=0,
+        description="test images, drawn at random, that Grad-CAM and LIME are measured on for every source; each takes "
+        "2 x lime_samples + 56 passes by the networks of a source. Below 15 there are no p-values; 0: none",
+    )
 
     checkpoints: str = Field(
         default="",

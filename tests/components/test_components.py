@@ -162,7 +162,14 @@ def test_components_hand_on_what_they_were_given(
     explanations, bundle = make(dsl.Artifact, "explanations"), make(dsl.Model, "bundle")
     shared = {"target_store": target, "evaluation": evaluation, "code_version": ""} | models
     component("explain")(
-        images_per_outcome=1, lime_samples=10, seed=3, threads=1, explanations=explanations, **shared, **classifiers
+        images_per_outcome=1,
+        lime_samples=10,
+        quality_images=2,
+        seed=3,
+        threads=1,
+        explanations=explanations,
+        **shared,
+        **classifiers,
     )
     for asked, said in (({}, "No external data set was named"), ({"path": "x"}, "unseen")):
         unseen, shown_page = make(dsl.Artifact, f"unseen{len(asked)}"), make(dsl.HTML, f"page{len(asked)}")

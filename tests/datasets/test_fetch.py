@@ -185,7 +185,7 @@ def test_a_run_names_the_revision_that_it_saw(repository: Path, tmp_path: Path) 
     config = tmp_path / "tiny.yaml"
     tiny = {"name": "tiny", "backbones": ["tf_efficientnet_lite0"], "input_size": 32, "image_size": 32}
     tiny |= {"pretrain_epochs": 1, "finetune_epochs": 1, "cv_folds": 2, "bootstrap": 100}
-    tiny |= {"explain_images": 0, "lime_samples": 10}
+    tiny |= {"explain_images": 0, "lime_samples": 10, "quality_images": 0}
     config.write_text(yaml.safe_dump(SETTINGS | tiny))
 
     def seen(revision: str, out: Path) -> dict[str, Any]:

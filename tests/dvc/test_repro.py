@@ -29,6 +29,7 @@ TINY = {
     "bootstrap": 100,
     "explain_images": 1,
     "lime_samples": 10,
+    "quality_images": 0,
 }
 
 

@@ -43,6 +43,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "corruptions": ["blur"],
         "explain_images": 1,
         "lime_samples": 16,
+        "quality_images": 2,
     }
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return path

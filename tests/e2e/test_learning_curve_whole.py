@@ -20,6 +20,7 @@ BACKBONE = "tf_efficientnet_lite0"
 def learning_curve(config: Path, data_root: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     given = ["--config", str(config), "--data-root", str(data_root), "--out", str(out), "--fractions", "0.5,1"]
     given += ["--set", f"backbones=[{BACKBONE}]", "--set", "equal_steps=true", "--set", "explain_images=0"]
+    given += ["--set", "quality_images=0"]
     return subprocess.run(
         [*CLI, "learning-curve", *given, *options], check=False, capture_output=True, text=True, timeout=2800,
         env=os.environ | {"COLUMNS": "200"},

@@ -28,7 +28,7 @@ def test_nothing_of_a_patient_is_in_what_a_run_leaves(tmp_path: Path) -> None:
     config.write_text(
         f"name: n\ntarget_part: hand\n{sides}image_size: 48\ninput_size: 48\ntest_fraction: 0.3\n"
         "validation_fraction: 0.3\nbackbones: [tf_efficientnet_lite0]\npretrain_epochs: 1\nfinetune_epochs: 1\n"
-        "batch_size: 4\ncv_folds: 2\nbootstrap: 100\nexplain_images: 1\nlime_samples: 10\n"
+        "batch_size: 4\ncv_folds: 2\nbootstrap: 100\nexplain_images: 1\nlime_samples: 10\nquality_images: 2\n"
     )
     environment = os.environ | {VARIABLE: "a key for this test only"}
     run = [*CLI, "run", "--config", str(config), "--data-root", str(data), "--out", str(out)]

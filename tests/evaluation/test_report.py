@@ -29,7 +29,7 @@ from radtransfer.evaluation.literature import Published, published
 from radtransfer.evaluation.report import report
 from radtransfer.evaluation.report_figures import histories
 from radtransfer.evaluation.schema import MetricsFile
-from radtransfer.explain import pointing
+from radtransfer.explain import pointing, quality
 from radtransfer.robustness.kinds import EVERY, GRADES, graded
 
 SOURCES = ("scratch", "imagenet", "in_domain")
@@ -302,18 +302,12 @@ def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: st
                 }
             )
         artifacts.write_json(folder / "gallery.json", gallery)
-        (folder / "quality.csv").write_text("tl_source,method,n,energy,pointing,chance,fidelity\n", "utf-8")
         content.update(
             _lesions(random)
             | {
                 "images": cases,
                 "methods": {"gradcam": "Grad-CAM of the last feature map.", "lime": "LIME on superpixels."},
-                "quality": [
-                    {"tl_source": source, "method": method, "n": 2, "energy": 0.31, "pointing": 0.5, "chance": 0.04}
-                    | {"fidelity": 0.71 if method == "lime" else None}
-                    for source in SOURCES
-                    for method in ("gradcam", "lime")
-                ],
+                "quality": _quality(random, 16),
                 "notes": ["Chosen by rule, not by eye."],
                 "explained": {source: f"{source}/fused/svm_rbf/seed0" for source in SOURCES},
             }
@@ -332,6 +326,27 @@ def _lesions(random: np.random.Generator) -> dict[str, Any]:
     ]
     rows, comparisons = pointing.table(pd.DataFrame(told), 0)
     return {"lesions": rows, "lesion_comparisons": comparisons, "lesions_about": pointing.ABOUT}
+
+
+def _quality(random: np.random.Generator, count: int) -> dict[str, Any]:
+    """What is measured of so many images, of as many groups: only in-domain maps gain, and lie on the border."""
+    told = [
+        {"tl_source": source, "method": method, "image_id": f"{row}.jpg", "group_id": str(row), "empty": False}
+        | dict.fromkeys(("energy", "pointing"), np.nan if method == "random" else random.uniform(0.3, 0.4))
+        | {"gain": random.normal(0.3 if (source, method) == ("in_domain", "gradcam") else 0, 0.02)}
+        | {"deletion": 0.4, "insertion": 0.5, "fidelity": 0.71, "agreement": -0.2, "overlap": 0.6, "chance": 0.04}
+        | {"stability": 0.5 if (source, method) == ("imagenet", "lime") else 0.9 if method == "lime" else np.nan}
+        | {"border": 0.5 if (source, method) == ("in_domain", "gradcam") else 0.1, "border_chance": 0.19}
+        for source in SOURCES
+        for method in ("gradcam", "lime", "random")
+        for row in range(count)
+    ]
+    agreed = [
+        {"a": "in_domain", "b": "imagenet", "image_id": f"{row}.jpg", "group_id": str(row), "agreement": 0.31}
+        for row in range(count)
+    ]
+    table = quality.table(pd.DataFrame(told), pd.DataFrame(agreed), 0)
+    return {"images": count, "groups": count, "about": quality.ABOUT} | table._asdict()
 
 
 def _model(out: Path, backbone: str, source: str | None, positive: str, inputs: dict[str, Any]) -> Path:
@@ -713,6 +728,57 @@ def test_whether_models_look_at_lesions_is_said(made: Made, tmp_path: Path) -> N
     assert "From scratch: its maps stay much the same with random weights (rank correlation .80)" in about
     assert about.count("stay much the same") == 1
     assert re.search(r"Centre \(blind\) 60 60 \.1\d\d \(\.1\d.\.1\d\)", about), "the map of no model, with n"
+
+
+def _trust(page: str) -> str:
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    return text[text.index("How far are the maps to be trusted?") : text.index("How the images were chosen")]
+
+
+def test_how_far_maps_are_to_be_trusted_is_said(made: Made, tmp_path: Path) -> None:
+    about = _trust(made.report(tmp_path)[0])
+    assert "on 16 test images drawn at random, of 16 leakage groups." in about
+    gain = (
+        r"In-domain, Grad-CAM: gain over a random order \+\.\d{3} \(\.\d{3} to \.\d{3}\), p \.\d{3} after Holm: shown "
+        r"that places that it marks matter more to the score than random ones\."
+    )
+    assert re.search(gain, about)
+    assert re.search(r"ImageNet, LIME: gain over a random order [^:]+: not shown that places", about)
+    assert re.search(r"In-domain, Grad-CAM less ImageNet, gain: \+\.[^:]+: shown\.", about)
+    assert re.search(r"In-domain, LIME less ImageNet, gain: [^:]+: not shown\.", about)
+    assert re.search(r"In-domain, Grad-CAM less LIME, gain: \+\.[^:]+: shown\.", about)
+    assert (
+        "In-domain, Grad-CAM: .500 (.50\u2013.50) of the map lies on the border of the image, by chance .190" in about
+    )
+    assert about.count("lies on the border") == 1
+    assert "ImageNet, LIME: another draw of perturbations orders the superpixels otherwise (Spearman .50)" in about
+    assert about.count("another draw of perturbations orders") == 1
+    assert "In-domain and ImageNet: Spearman correlation of their Grad-CAM, over tiles of the image, +.310" in about
+    assert re.search(r"ImageNet LIME \.400 \(\.40.\.40\) \.500 \(\.50.\.50\) [+\u2212]?\.0\d\d \([^)]+\)", about)
+    assert re.search(
+        r"ImageNet LIME \.3\d\d \([^)]+\) \.3\d\d \([^)]+\) \.040 \.100 \(\.10.\.10\) \.190 0 \.710", about
+    )
+    unsteady = r"ImageNet \u2212\.200 \(\u2212\.200 to \u2212\.200\) \+\.500 \(\.500 to \.500\) \.600 "
+    assert re.search(unsteady, about)
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "too few for intervals"), (6, "too few for p-values"), (0, None)])
+def test_a_small_sample_of_maps_gives_no_verdict(made: Made, tmp_path: Path, count: int, said: str | None) -> None:
+    described = artifacts.read(made.arguments["explanations"], "explanations")
+    inputs = {"evaluation": artifacts.read(made.arguments["evaluation"], "evaluation")}
+    with artifacts.writing(tmp_path / "few", "explanations", step="explain", settings={}, inputs=inputs) as (
+        folder,
+        content,
+    ):
+        shutil.copytree(described.path, folder, dirs_exist_ok=True)
+        (folder / "explanations.json").unlink()
+        measured = _quality(np.random.default_rng(1), count) if count else {}
+        content.update(described.content, quality=measured)
+    page, _ = Made(made.arguments | {"explanations": tmp_path / "few"}, made.metrics, made.evaluation).report(tmp_path)
+    assert ("How far are the maps to be trusted?" in page) == (said is not None)
+    if said:
+        about = _trust(page)
+        assert said in about and "after Holm" not in about and "no verdict whether places that it marks" in about
 
 
 def test_a_refit_is_told(made: Made, tmp_path: Path) -> None:

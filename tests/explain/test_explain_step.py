@@ -19,7 +19,8 @@ OVERALL = {
     "scratch": "scratch/test_resnet/logistic_regression/seed3",
     "imagenet": "imagenet/fused/logistic_regression/seed3",
 }
-SETTINGS: dict[str, Any] = {"images_per_outcome": 1, "lime_samples": 20, "seed": 3, "threads": 1}
+SETTINGS: dict[str, Any] = {"images_per_outcome": 1, "lime_samples": 20, "quality_images": 4, "seed": 3, "threads": 1}
+NONE = {"images_per_outcome": 0, "quality_images": 0}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -
     selected = scores["imagenet/fused/logistic_regression/seed3"]
     assert artifact.content["images"] == len(gallery) == len({case["image_id"] for case in gallery}) > 1
     assert artifact.content["explained"] == OVERALL
-    named = {"explanations.json", "gallery.json", "quality.csv", "quality_images.csv", "lesions.csv"}
+    named = {"explanations.json", "gallery.json", "quality.csv", "quality_sources.csv", "lesions.csv"}
     for case in gallery:
         label, called = scores.at[case["image_id"], "label"], selected[case["image_id"]] >= mini_run.threshold
         assert case["outcome"] == ("T" if bool(label) == called else "F") + ("P" if called else "N")
@@ -69,21 +70,27 @@ def test_sources_differ_and_only_one_picture_has_boxes(mini_run: Any, explained:
     assert changed.max(axis=0).tolist() == pytest.approx([152, 112], abs=3)
 
 
-def test_quality_says_n_and_chance(explained: Path) -> None:
+def test_both_methods_are_measured_on_a_sample(explained: Path) -> None:
     quality = artifacts.read(explained, "explanations").content["quality"]
-    gallery = json.loads((explained / "gallery.json").read_text())
-    assert [(row["tl_source"], row["method"]) for row in quality] == [
-        (source, method) for source in ("scratch", "imagenet") for method in ("gradcam", "lime")
+    assert (quality["images"], quality["groups"]) == (4, 4)
+    assert [(row["tl_source"], row["method"]) for row in quality["rows"]] == [
+        (source, method) for source in ("scratch", "imagenet") for method in ("gradcam", "lime", "random")
     ]
-    table = pd.read_csv(explained / "quality.csv")
-    assert table.to_dict("list")["n"] == [sum(bool(case["boxes"]) for case in gallery)] * 4
-    for row in quality:
-        assert row["chance"] == pytest.approx(64 / (48 * 64))
-        assert row["energy"] is None or 0 <= row["energy"] <= 1
-        assert row["fidelity"] == 1 if row["method"] == "gradcam" else row["fidelity"] < 1
-    images = pd.read_csv(explained / "quality_images.csv")
-    assert len(images) == 4 * len(gallery)
-    assert images["chance"].notna().sum() == 4 * sum(bool(case["boxes"]) for case in gallery)
+    images = pd.read_csv(explained / "quality.csv")
+    assert len(images) == 2 * 3 * 4 and images["image_id"].nunique() == 4
+    for row in quality["rows"]:
+        for name in ("deletion", "insertion"):
+            assert 0 < row[name]["low"] <= row[name]["value"] <= row[name]["high"] < 1
+        assert row["gain"]["value"] == pytest.approx(row["insertion"]["value"] - row["deletion"]["value"])
+        if row["method"] == "random":
+            assert row["energy"]["value"] is row["border"]["value"] is row["chance"] is None
+        else:
+            assert 0 <= row["energy"]["value"] <= 1 and row["chance"] == pytest.approx(64 / (48 * 64))
+            fidelity = row["fidelity"]["value"]
+            assert fidelity == 1 if row["method"] == "gradcam" else 0 < fidelity < 1
+    assert [(one["a"], one["b"], one["n"]) for one in quality["between"]] == [("imagenet", "scratch", 4)]
+    assert len(pd.read_csv(explained / "quality_sources.csv")) == 4
+    assert {(one["metric"], one["p_value"]) for one in quality["comparisons"]} == {("gain", None), ("energy", None)}
 
 
 def test_every_test_image_with_a_box_is_held_against_it(mini_run: Any, explained: Path) -> None:
@@ -112,14 +119,22 @@ def test_same_seed_same_explanations(mini_run: Any, explained: Path, tmp_path: P
 
 
 def test_no_images_wanted(mini_run: Any, tmp_path: Path) -> None:
-    explain(**mini_run.arguments(), **(SETTINGS | {"images_per_outcome": 0}), out=tmp_path / "none")
+    explain(**mini_run.arguments(), **(SETTINGS | NONE), out=tmp_path / "none")
     assert json.loads((tmp_path / "none/gallery.json").read_text()) == []
     content = artifacts.read(tmp_path / "none", "explanations").content
-    assert content["quality"] == content["lesions"] == content["lesion_comparisons"] == []
+    assert content["quality"] == {} and content["lesions"] == content["lesion_comparisons"] == []
+
+
+def test_a_sample_is_measured_though_no_picture_is_wanted(mini_run: Any, tmp_path: Path) -> None:
+    wanted = SETTINGS | {"images_per_outcome": 0, "quality_images": 1, "lime_samples": 10}
+    explain(**mini_run.arguments(), **wanted, out=tmp_path / "measured")
+    quality = artifacts.read(tmp_path / "measured", "explanations").content["quality"]
+    assert quality["images"] == 1 and quality["rows"][0]["gain"]["low"] is None
+    assert not list((tmp_path / "measured").glob("*.png"))
 
 
 def test_scarce_outcomes_are_said(mini_run: Any, tmp_path: Path) -> None:
-    wanted = SETTINGS | {"images_per_outcome": 50, "lime_samples": 2}
+    wanted = SETTINGS | {"images_per_outcome": 50, "lime_samples": 2, "quality_images": 0}
     explain(**mini_run.arguments(), **wanted, out=tmp_path / "all")
     content = artifacts.read(tmp_path / "all", "explanations").content
     assert content["images"] == 12

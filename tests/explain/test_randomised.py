@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from radtransfer.explain.faithfulness import TILES
 from radtransfer.explain.gradcam import gradcam
-from radtransfer.explain.randomised import CELLS, alike, randomised
+from radtransfer.explain.randomised import alike, randomised
 from radtransfer.training.network import Network
 from tests.explain.conftest import by_heads
 
@@ -18,7 +19,7 @@ WHOLE = (0.0, 0.0, 140.0, 140.0)
 
 def coarse(count: int) -> np.ndarray:
     """Maps that are constant over each cell."""
-    return np.kron(RNG.random((count, CELLS, CELLS)), np.ones((10, 10))).astype(np.float32)
+    return np.kron(RNG.random((count, TILES, TILES)), np.ones((20, 20))).astype(np.float32)
 
 
 def test_alike_is_the_rank_correlation_over_cells() -> None:
@@ -27,15 +28,15 @@ def test_alike_is_the_rank_correlation_over_cells() -> None:
     second[2] = -first[2]
     found = alike(first, second, [WHOLE] * 4)
     assert found[1:3].tolist() == pytest.approx([1, -1])
-    told = spearmanr(first[0, 5::10, 5::10].ravel(), second[0, 5::10, 5::10].ravel()).statistic
+    told = spearmanr(first[0, 10::20, 10::20].ravel(), second[0, 10::20, 10::20].ravel()).statistic
     assert found[0] == pytest.approx(told)
 
 
 def test_padding_is_left_out_and_a_flat_map_is_like_none() -> None:
     heat = coarse(2)
     other = heat.copy()
-    other[0, :, :30] = 9.0
-    assert alike(heat[:1], other[:1], [(30.0, 0.0, 140.0, 140.0)]) == pytest.approx(1)
+    other[0, :, :40] = 9.0
+    assert alike(heat[:1], other[:1], [(40.0, 0.0, 140.0, 140.0)]) == pytest.approx(1)
     assert alike(heat[:1], other[:1], [WHOLE]) < 0.9
     assert alike(heat, np.ones_like(heat), [WHOLE] * 2).tolist() == [0, 0]
 

@@ -352,6 +352,7 @@ def explain(
     out: Out,
     images_per_outcome: Annotated[int, typer.Option(min=0, help="Test images per outcome (TP, FP, FN, TN).")] = 2,
     lime_samples: Annotated[int, typer.Option(min=10, help="Perturbed images per LIME explanation.")] = 200,
+    quality_images: Annotated[int, typer.Option(min=0, help="Test images that both methods are measured on.")] = 16,
     seed: Seed = 0,
     threads: Threads = 2,
 ) -> None:
@@ -365,6 +366,7 @@ def explain(
         models=models,
         images_per_outcome=images_per_outcome,
         lime_samples=lime_samples,
+        quality_images=quality_images,
         seed=seed,
         threads=threads,
         out=out,

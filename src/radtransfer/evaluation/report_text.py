@@ -45,8 +45,8 @@ FAMILY_NAMES = {
     "lesion": "The selected model with its lesions hidden, against as much hidden elsewhere",
 }
 MAP_NAMES = SOURCE_NAMES | {"centre": "Centre (blind)"}
-METHOD_NAMES = {"gradcam": "Grad-CAM", "lime": "LIME"}
-MEASURE_NAMES = {"energy": "energy in box", "pointing": "peak in box"}
+METHOD_NAMES = {"gradcam": "Grad-CAM", "lime": "LIME", "random": "Random order"}
+MEASURE_NAMES = {"energy": "energy in box", "pointing": "peak in box", "gain": "gain"}
 SHORTCUT_NAMES = {
     "majority_class": "majority class",
     "grey_level_histogram": "grey-level histogram",
@@ -56,6 +56,8 @@ OUTCOMES = {"TP": "found", "FN": "missed", "FP": "false alarm", "TN": "correctly
 SIGNIFICANCE = 0.05
 SURVIVES = 0.5
 """Mean rank correlation of maps with those of random weights from which on they are flagged."""
+STEADY = 0.7
+"""Spearman correlation of two draws of LIME, below which its maps are called unsteady: a convention, no test."""
 SYNTHETIC = "Synthetic images: shows that the pipeline works, says nothing about patients"
 RESEARCH_USE = "For research use. Not a medical device."
 
@@ -74,6 +76,11 @@ def difference(row: Row) -> str:
     if row["low"] is None or row["high"] is None:
         return text
     return f"{text} ({number(row['low'], 3)} to {number(row['high'], 3)})"
+
+
+def signed(value: Row) -> str:
+    """A figure that may be negative, with its interval, e.g. ``+.021 (-.01 to .05)``."""
+    return difference(value | {"difference": value["value"]})
 
 
 def lesion_findings(lesions: Sequence[Row], comparisons: Sequence[Row]) -> list[str]:
@@ -102,6 +109,44 @@ def lesion_findings(lesions: Sequence[Row], comparisons: Sequence[Row]) -> list[
                 f"{number(survives, 2)}): they show the images, and explain nothing of what was learnt."
             )
     return found
+
+
+def quality_findings(quality: Row) -> list[str]:
+    """What measured explanations show: whether the score hangs on them, which is better, the border, LIME's draw."""
+    found = []
+    for one in quality["comparisons"]:
+        (source, method), (other, reference) = one["a"].split("/"), one["b"].split("/")
+        name = f"{SOURCE_NAMES[source]}, {METHOD_NAMES[method]}"
+        corrected = "" if one["adjusted_p"] is None else f", p {number(one['adjusted_p'])} after Holm"
+        told = f"{difference(one)}{corrected}: {verdict(one)}"
+        if reference == "random":
+            what = "whether" if one["adjusted_p"] is None else "that"
+            way = "less" if shown(one) and one["difference"] < 0 else "more"
+            found.append(
+                f"{name}: gain over a random order {told} {what} places that it marks matter {way} to the score than "
+                "random ones."
+            )
+        elif shown(one) or (source, other, one["metric"]) == ("in_domain", "imagenet", "gain"):
+            less_than = SOURCE_NAMES[other] if source != other else METHOD_NAMES[reference]
+            found.append(f"{name} less {less_than}, {MEASURE_NAMES[one['metric']]}: {told}.")
+    for row in (row for row in quality["rows"] if row["method"] != "random"):
+        name, border = f"{SOURCE_NAMES[row['tl_source']]}, {METHOD_NAMES[row['method']]}", row["border"]
+        if border["low"] is not None and border["low"] > row["border_chance"]:
+            found.append(
+                f"{name}: {estimate(border)} of the map lies on the border of the image, by chance "
+                f"{number(row['border_chance'])}: look whether a marker, a frame or the padding tells the classes."
+            )
+        steady = row["stability"]["value"]
+        if steady is not None and steady < STEADY:
+            found.append(
+                f"{name}: another draw of perturbations orders the superpixels otherwise (Spearman "
+                f"{number(steady, 2)}); raise lime_samples before reading a single map."
+            )
+    return found + [
+        f"{SOURCE_NAMES[one['a']]} and {SOURCE_NAMES[one['b']]}: Spearman correlation of their Grad-CAM, over tiles of "
+        f"the image, {signed(one['agreement'])}, {one['n']} images."
+        for one in quality["between"]
+    ]
 
 
 def p_value(row: Row, name: str, bootstrap: int) -> str:

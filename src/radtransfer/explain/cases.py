@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 Outcome = Literal["TP", "FP", "FN", "TN"]
 OUTCOMES: tuple[Outcome, ...] = ("TP", "FP", "FN", "TN")
@@ -104,3 +105,8 @@ def pointing_hit(heat: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     positive value.
     """
     return float(mask[heat == heat.max()].mean()) if heat.max() > 0 else float("nan")
+
+
+def rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Spearman's correlation; NaN where either is the same everywhere."""
+    return float(spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else float("nan")

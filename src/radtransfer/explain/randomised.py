@@ -13,14 +13,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from torch.nn import functional
 
+from radtransfer.explain import cases, faithfulness, superpixels
 from radtransfer.fusion.predictor import Predictor
 from radtransfer.training.network import Network
-
-CELLS = 14
-"""Of each side: maps are compared as coarsely as networks of 224 px see them."""
 
 
 def randomised(predict: Predictor, seed: int) -> Predictor:
@@ -42,9 +38,9 @@ def _shuffled(network: Network, draw: torch.Generator) -> Network:
 
 
 def alike(
-    first: NDArray[np.float32], second: NDArray[np.float32], regions: Sequence[Sequence[float]]
+    first: NDArray[np.float32], second: NDArray[np.float32], regions: Sequence[superpixels.Box]
 ) -> NDArray[np.float64]:
-    """Spearman's rank correlation [N] of maps, over :data:`CELLS` x :data:`CELLS` cells of what is shown.
+    """Spearman's rank correlation [N] of maps, over the tiles of what is shown.
 
     Args:
         first, second: maps [N, S, S].
@@ -53,19 +49,8 @@ def alike(
     Returns:
         in [-1, 1]; 0 where a map says the same everywhere.
     """
-    pairs = zip(first, second, regions, strict=True)
-    return np.array([_correlation(_coarse(a, region), _coarse(b, region)) for a, b, region in pairs])
-
-
-def _coarse(heat: NDArray[np.float32], region: Sequence[float]) -> NDArray[np.float64]:
-    """Means over cells of what is shown."""
-    x0, y0, x1, y1 = (round(edge) for edge in region)
-    shown = torch.from_numpy(heat[y0:y1, x0:x1].astype(np.float64))
-    return np.asarray(functional.adaptive_avg_pool2d(shown[None], CELLS).numpy().ravel())
-
-
-def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    ranks = np.stack([rankdata(first.round(9)), rankdata(second.round(9))])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    norms = np.sqrt((ranks**2).sum(axis=1))
-    return float(ranks[0] @ ranks[1] / norms.prod()) if norms.all() else 0.0
+    pairs = [
+        cases.rank_correlation(faithfulness.coarse(one, region), faithfulness.coarse(other, region))
+        for one, other, region in zip(first, second, regions, strict=True)
+    ]
+    return np.nan_to_num(np.array(pairs, np.float64))

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from radtransfer import artifacts
-from radtransfer.explain import cases, draw, gradcam, pointing, superpixels
+from radtransfer.explain import cases, draw, gradcam, pointing, quality, superpixels
 from radtransfer.fusion import predictor
 from radtransfer.fusion.sources import sources
 from radtransfer.preprocess.decode import decode
@@ -29,13 +29,6 @@ COLOURS = (
     "Grad-CAM: matplotlib's 'plasma', from blue (weak, nearly transparent) to yellow (strong). LIME: orange speaks for "
     "the positive class, blue against it, the stronger the more opaque. Boxes: yellow dashes on black."
 )
-QUALITY = (
-    "Energy: share of a map's positive mass inside the lesion boxes. Pointing: share of images whose map peaks inside "
-    "a box. Chance, for both: the boxes' share of the image's area (padding left out). Only explained images with "
-    "boxes count (n); they were chosen by outcome and are no random sample."
-)
-MEASURED = ["tl_source", "method", "image_id", "outcome", "score", "energy", "pointing", "chance", "fidelity"]
-SUMMARY = ["tl_source", "method", "n", "energy", "pointing", "chance", "fidelity"]
 SCORE_TOLERANCE = 1e-3
 PREDICTION_SAMPLES = 200
 
@@ -48,6 +41,7 @@ def explain(
     models: list[Path],
     images_per_outcome: int,
     lime_samples: int,
+    quality_images: int,
     seed: int,
     threads: int,
     out: Path,
@@ -55,6 +49,7 @@ def explain(
     """Explain chosen test images with Grad-CAM and LIME, for every TL source with the candidate that it would use.
 
     That is its choice on validation: of the source that the selected candidate is of, the selected candidate itself.
+    Both methods are measured too, on a random sample of test images (:mod:`radtransfer.explain.quality`).
 
     Args:
         target_store: image store of the target.
@@ -63,7 +58,8 @@ def explain(
         models: the fine-tuned models of all TL sources.
         images_per_outcome: images for each of TP, FP, FN, TN (fewer where there are fewer).
         lime_samples: perturbed images per LIME explanation.
-        seed: of LIME's perturbations.
+        quality_images: images that both methods are measured on; 0: none.
+        seed: of LIME's perturbations and of the sample.
         threads: CPU threads.
         out: the explanations artifact to write.
 
@@ -88,44 +84,45 @@ def explain(
         images_per_outcome,
     )
     shown = _look_up(store, chosen)
+    sampled = quality.sample(store, quality_images, seed)
 
     inputs = {"target_store": store.artifact, "evaluation": judged}
     for source in given.values():
         inputs |= source.inputs
     settings = {"images_per_outcome": images_per_outcome, "lime_samples": lime_samples, "seed": seed}
-    settings |= {"threads": threads}
+    settings |= {"quality_images": quality_images, "threads": threads}
     with artifacts.writing(out, "explanations", step="explain", settings=settings, inputs=inputs) as (staging, content):
-        notes = [cases.RULE, COLOURS, QUALITY, *_shortfalls(chosen, images_per_outcome)]
+        notes = [cases.RULE, COLOURS, *_shortfalls(chosen, images_per_outcome)]
         gallery = [_entry(case, staging) for case in shown]
-        measured: list[dict[str, Any]] = []
         met: list[dict[str, Any]] = []
-        for tl_source, row_id in explained.items() if shown else ():
+        measured: dict[str, quality.Measured] = {}
+        for tl_source, row_id in explained.items() if shown or len(sampled) else ():
             predict = predictor.of_source(given[tl_source], row_id)
+            if len(sampled):
+                measured[tl_source] = quality.measured(
+                    store, sampled, tl_source, predict, samples=lime_samples, seed=seed
+                )
+            if not shown:
+                continue
             met += pointing.measured(store, tl_source, predict, seed)
-            for case, entry, values in zip(
+            for case, entry, (score, files) in zip(
                 shown, gallery, _explained(shown, predict, tl_source, lime_samples, seed, staging), strict=True
             ):
-                score = entry["scores"][tl_source] = values[0]["score"]
+                entry["scores"][tl_source], entry["maps"][tl_source] = score, files
                 label = bool(scores["label"][case.image_id])
                 entry["outcomes"][tl_source] = cases.outcome(label, score >= thresholds[row_id])
-                entry["maps"][tl_source] = {value["method"]: value.pop("file") for value in values}
-                measured += values
                 drift = abs(score - float(scores[row_id][case.image_id]))
                 if drift > SCORE_TOLERANCE:
                     notes.append(f"{row_id}: {case.image_id} scores {drift:.4f} away from its evaluated score.")
-        frame = pd.DataFrame(measured, columns=MEASURED)
-        summary = _summary(frame)
-        frame.to_csv(staging / "quality_images.csv", index=False)
-        pd.DataFrame(summary, columns=SUMMARY).to_csv(staging / "quality.csv", index=False)
         artifacts.write_json(staging / "gallery.json", gallery)
         if met:
             met += pointing.blind(store)
         boxed = pd.DataFrame(met, columns=pointing.COLUMNS)
         boxed.to_csv(staging / "lesions.csv", index=False)
         rows, comparisons = pointing.table(boxed, seed)
-        content |= {"images": len(shown), "methods": METHODS, "quality": summary, "notes": notes}
-        content |= {"explained": explained, "lesions": rows, "lesion_comparisons": comparisons}
-        content["lesions_about"] = pointing.ABOUT
+        content |= {"images": len(shown), "methods": METHODS, "notes": notes, "explained": explained}
+        content |= {"lesions": rows, "lesion_comparisons": comparisons, "lesions_about": pointing.ABOUT}
+        content["quality"] = quality.write(store, sampled, measured, seed, staging)
 
 
 def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads: int) -> None:
@@ -165,7 +162,7 @@ def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads:
                 draw.save(staging / f"{stem}-lime.png", overlay)
                 score = float(predict.of_passed(passed)[0])
                 index.writerow([str(path), repr(score), f"{stem}-gradcam.png", f"{stem}-lime.png"])
-        content |= {"images": len(images), "methods": METHODS, "quality": [], "notes": [COLOURS]}
+        content |= {"images": len(images), "methods": METHODS, "notes": [COLOURS]}
 
 
 @dataclass(frozen=True)
@@ -217,51 +214,21 @@ def _entry(case: _Shown, staging: Path) -> dict[str, Any]:
 
 def _explained(
     shown: list[_Shown], predict: predictor.Predictor, tl_source: str, samples: int, seed: int, staging: Path
-) -> Iterator[list[dict[str, Any]]]:
-    """Write each case's overlays; yield what was measured of them, one dictionary per method."""
+) -> Iterator[tuple[float, dict[str, str]]]:
+    """Write each case's overlays; yield its score, and the file of each method."""
     images = np.stack([case.pixels for case in shown])
     passed = predict.passed(images)
     scores, heats = predict.of_passed(passed), gradcam.gradcam(predict, images, passed)
     for place, case in enumerate(track(shown, f"explain {tl_source}", len(shown))):
-        heat, score = heats.maps[place], scores[place]
         lime = superpixels.lime(predict, case.pixels, case.region, samples=samples, seed=seed)
         pictures = {
-            "gradcam": draw.heat_overlay(case.pixels, heat),
+            "gradcam": draw.heat_overlay(case.pixels, heats.maps[place]),
             "lime": draw.lime_overlay(case.pixels, lime.segments, lime.weights),
         }
-        maps = {"gradcam": heat, "lime": lime.map}
-        fidelity = {"gradcam": float(heats.fidelity[place]), "lime": lime.fidelity}
-        values = []
+        files = {method: f"{case.stem}-{tl_source}-{method}.png" for method in pictures}
         for method, picture in pictures.items():
-            file = f"{case.stem}-{tl_source}-{method}.png"
-            draw.save(staging / file, draw.legible(picture))
-            value: dict[str, Any] = {
-                "tl_source": tl_source,
-                "method": method,
-                "image_id": case.image_id,
-                "outcome": case.outcome,
-            }
-            value |= {"score": float(score), "fidelity": fidelity[method]}
-            values.append(value | _agreement(maps[method], case) | {"file": file})
-        yield values
-
-
-def _agreement(heat: NDArray[np.float32], case: _Shown) -> dict[str, float]:
-    if not case.boxes:
-        return dict.fromkeys(("energy", "pointing", "chance"), float("nan"))
-    return cases.agreement(heat, case.boxes, case.region)
-
-
-def _summary(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Means per TL source and method; null where no image counts."""
-    rows: list[dict[str, Any]] = []
-    for (tl_source, method), group in frame.groupby(["tl_source", "method"], sort=False):
-        row: dict[str, Any] = {"tl_source": tl_source, "method": method, "n": int(group["chance"].notna().sum())}
-        for name in ("energy", "pointing", "chance", "fidelity"):
-            mean = float(group[name].mean())
-            row[name] = mean if np.isfinite(mean) else None
-        rows.append(row)
-    return rows
+            draw.save(staging / files[method], draw.legible(picture))
+        yield float(scores[place]), files
 
 
 def _shortfalls(chosen: list[cases.Case], wanted: int) -> list[str]:

@@ -58,11 +58,11 @@ def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:
     Raises:
         RadtransferError: ``content`` covers no pixel.
     """
-    left, top, right, bottom = _pixels(content, image.shape)
+    left, top, right, bottom = inside(content, image.shape)
     if left >= right or top >= bottom:
         raise RadtransferError(f"LIME: the image covers no pixel of its stored square ({content}); check its size")
-    inside = image[top:bottom, left:right]
-    found = slic(inside, n_segments=SUPERPIXELS, compactness=COMPACTNESS, sigma=1.0, start_label=0, channel_axis=None)
+    shown = image[top:bottom, left:right]
+    found = slic(shown, n_segments=SUPERPIXELS, compactness=COMPACTNESS, sigma=1.0, start_label=0, channel_axis=None)
     segments = np.full(image.shape, -1, np.int64)
     segments[top:bottom, left:right] = np.unique(found, return_inverse=True)[1].reshape(found.shape)
     return segments
@@ -70,10 +70,10 @@ def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:
 
 def blurred(image: NDArray[np.uint8], content: Box) -> NDArray[np.uint8]:
     """What a hidden superpixel shows: the image inside ``content``, blurred without its padding bleeding in."""
-    left, top, right, bottom = _pixels(content, image.shape)
+    left, top, right, bottom = inside(content, image.shape)
     hidden = image.copy()
-    inside = image[top:bottom, left:right].astype(np.float32)
-    hidden[top:bottom, left:right] = np.rint(gaussian_filter(inside, BLUR * len(image), mode="reflect"))
+    shown = image[top:bottom, left:right].astype(np.float32)
+    hidden[top:bottom, left:right] = np.rint(gaussian_filter(shown, BLUR * len(image), mode="reflect"))
     return hidden
 
 
@@ -138,6 +138,7 @@ class _Explainer(LimeImageExplainer):  # type: ignore[misc]
         return shown, np.stack([1 - scores, scores], axis=1)
 
 
-def _pixels(content: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def inside(content: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Whole px of ``content`` in a square of this shape, as left, top, right (exclusive), bottom (exclusive)."""
     left, top = max(0, round(content[0])), max(0, round(content[1]))
     return left, top, min(shape[1], round(content[2])), min(shape[0], round(content[3]))

@@ -44,7 +44,6 @@ from radtransfer.training.runtime import settle
 from radtransfer.training.weights import load_imagenet
 
 LEARNT = 120
-TOP = 5
 GRADCAM_AIM, FLOOR_AIM, STOCK_AIM, OVERLAP_AIM = 4.0, 1.25, 5.0, 0.8
 
 
@@ -91,11 +90,6 @@ def stock(
         random_seed=0, segmentation_fn=None if segments is None else lambda _: segments,
     )  # fmt: skip
     return {int(superpixel): float(weight) for superpixel, weight in found.local_exp[1]}
-
-
-def highest(weights: NDArray[np.float64]) -> set[int]:
-    """The superpixels with the greatest weights, of either sign."""
-    return set(np.argsort(-np.abs(weights), kind="stable")[:TOP].tolist())
 
 
 def cost_of_gradcam(name: str, predict: Predictor, images: NDArray[np.uint8]) -> None:
@@ -147,8 +141,8 @@ def agreement(predict: Predictor, images: NDArray[np.uint8], frames: list[Letter
         count = len(own.weights)
         library = stock(predict, image, samples, np.where(own.segments < 0, count, own.segments))
         theirs = np.array([library.get(superpixel, 0.0) for superpixel in range(count)])
-        shared.append(len(highest(own.weights) & highest(theirs)) / TOP)
-        steady.append(len(highest(own.weights) & highest(other.weights)) / TOP)
+        shared.append(len(superpixels.greatest(own.weights) & superpixels.greatest(theirs)) / superpixels.TOP)
+        steady.append(len(superpixels.greatest(own.weights) & superpixels.greatest(other.weights)) / superpixels.TOP)
         print(f"image {len(shared)} of {len(images)}: {shared[-1]:.1f}, {steady[-1]:.1f}", flush=True)
     print(
         f"of the five greatest superpixels {np.mean(shared):.2f} are the library's too (aim: {OVERLAP_AIM}), "

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
-from radtransfer.explain.run import explain, explain_predictions
+from radtransfer.explain.run import explain
 
 OVERALL = {
     "scratch": "scratch/test_resnet/logistic_regression/seed3",
@@ -148,68 +147,3 @@ def test_a_model_of_another_run_is_refused(mini_run: Any, tmp_path: Path) -> Non
         content.update(artifacts.read(mini_run.models[0], "model").content, seed=99)
     with pytest.raises(RadtransferError, match=r"wrong: not the model that .* was fitted on"):
         explain(**(mini_run.arguments() | {"models": [wrong, *mini_run.models[1:]]}), **SETTINGS, out=tmp_path / "out")
-
-
-def test_predictions_are_explained_in_original_size(mini_run: Any, tmp_path: Path) -> None:
-    rng = np.random.default_rng(5)
-    (tmp_path / "a").mkdir()
-    files = [tmp_path / "x y&z.png", tmp_path / "a" / "x y&z.png", tmp_path / "...jpg.png"]
-    sizes = [mini_run.original, (50, 200), (64, 64)]
-    for file, size in zip(files, sizes, strict=True):
-        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(file)
-    out = tmp_path / "out"
-    explain_predictions(bundle=mini_run.bundle, images=files, out=out, threads=1)
-    with (out / "index.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["image"] for row in rows] == [str(file) for file in files]
-    assert len({row[method] for row in rows for method in ("gradcam", "lime")}) == 6
-    for row, file, (height, width) in zip(rows, files, sizes, strict=True):
-        assert 0 < float(row["score"]) < 1
-        for method in ("gradcam", "lime"):
-            assert row[method].replace("-", "").replace("_", "").replace(".png", "").isalnum()
-            picture = np.asarray(Image.open(out / row[method]))
-            assert picture.shape == (height, width, 3)
-            original = np.asarray(Image.open(file))
-            untouched = (picture == original[..., None]).all(axis=2)
-            assert 0 < untouched.mean() < 1 or method == "gradcam"
-
-    with pytest.raises(RadtransferError, match="already exists"):
-        explain_predictions(bundle=mini_run.bundle, images=files, out=out, threads=1)
-
-
-def test_nothing_is_drawn_on_a_border_that_was_cut_away(mini_run: Any, tmp_path: Path) -> None:
-    """Within it, the overlays are those of the image without its border."""
-    content = np.random.default_rng(5).integers(0, 256, (64, 96), dtype=np.uint8)
-    framed = np.pad(content, ((30, 10), (5, 20)), constant_values=200)
-    for name, pixels in (("framed", framed), ("content", content)):
-        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    with artifacts.writing(tmp_path / "bundle", "bundle", step="register", settings={}) as (folder, said):
-        shutil.copytree(mini_run.bundle, folder, dirs_exist_ok=True)
-        (folder / "bundle.json").unlink()
-        said.update(artifacts.read(mini_run.bundle, "bundle").content, crop_border=True)
-    out, files = tmp_path / "out", [tmp_path / "framed.png", tmp_path / "content.png"]
-    explain_predictions(bundle=tmp_path / "bundle", images=files, out=out, threads=1)
-    with (out / "index.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert float(rows[0]["score"]) == pytest.approx(float(rows[1]["score"]), rel=1e-6)
-    for method in ("gradcam", "lime"):
-        own, plain = (np.asarray(Image.open(out / row[method])) for row in rows)
-        np.testing.assert_array_equal(own[31:93, 6:100], plain[1:-1, 1:-1])  # superpixels have an outline towards it
-        assert (np.delete(own, np.s_[30:94], axis=0) == 200).all() and (
-            np.delete(own, np.s_[5:101], axis=1) == 200
-        ).all()
-
-
-def test_an_unreadable_image_leaves_nothing_behind(mini_run: Any, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(RadtransferError, match=r"broken\.png"):
-        explain_predictions(bundle=mini_run.bundle, images=[tmp_path / "broken.png"], out=tmp_path / "out", threads=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["broken.png"]
-
-
-def test_a_tampered_bundle_is_refused(mini_run: Any, tmp_path: Path) -> None:
-    shutil.copytree(mini_run.bundle, tmp_path / "bundle")
-    weights = tmp_path / "bundle/models/test_vit/weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(RadtransferError, match="the file was changed"):
-        explain_predictions(bundle=tmp_path / "bundle", images=[], out=tmp_path / "out", threads=1)

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from radtransfer.errors import RadtransferError
-from radtransfer.explain.superpixels import blurred, lime, segment
+from radtransfer.explain.superpixels import Lime, Steadiness, blurred, lime, segment, steadiness
 
 WHOLE = (0.0, 0.0, 96.0, 96.0)
 
@@ -112,3 +112,38 @@ def test_superpixels_follow_edges() -> None:
 def test_a_region_without_pixels_is_an_error(image: NDArray[np.uint8]) -> None:
     with pytest.raises(RadtransferError, match="covers no pixel"):
         segment(image, (10, 10, 10, 90))
+
+
+def weighing(*weights: float) -> Lime:
+    return Lime(np.zeros((1, 1), np.int64), np.array(weights), 1.0)
+
+
+def test_two_explanations_are_held_against_each_other() -> None:
+    one = weighing(0.9, -0.8, 0.7, -0.6, 0.5, 0.1, 0.0)
+    assert steadiness(one, one) == Steadiness(pytest.approx(1.0), 1.0)
+    swapped = weighing(0.9, -0.8, 0.7, 0.0, 0.1, 0.5, -0.6)  # 3 and 6, 4 and 5 changed places
+    # Ranks 7 1 6 2 5 4 3 and 7 1 6 3 4 5 2: 1 - 6 (1 + 1 + 1 + 1) / (7 * 48); 0, 1, 2 of the five are the same.
+    assert steadiness(one, swapped) == Steadiness(pytest.approx(1 - 24 / 336), 3 / 5)
+    assert steadiness(weighing(1, 2, 3), weighing(3, 2, 1)) == Steadiness(pytest.approx(-1.0), None)
+    assert steadiness(one, weighing(*[0.0] * 7)) == Steadiness(None, None)
+    assert steadiness(one, weighing(*[0.4] * 7)) == Steadiness(None, 1.0)
+    assert steadiness(weighing(0.3), weighing(0.3)) == Steadiness(None, None)
+
+
+def test_an_image_of_one_superpixel_or_one_grey_has_an_explanation() -> None:
+    image = np.zeros((64, 64), np.uint8)
+    image[30, 30] = 200
+    region = (30.0, 30.0, 31.0, 31.0)
+    seen: list[NDArray[np.uint8]] = []
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        seen.append(images)
+        return np.linspace(0.3, 0.8, len(images))
+
+    found = lime(predict, image, region, samples=40, seed=0)
+    assert found.weights.shape == (1,) and np.isfinite([*found.weights, found.fidelity]).all()
+    assert (found.segments == 0).sum() == 1
+    assert (np.concatenate(seen)[:, 30, 30] == 200).all()  # one pixel is its own blur
+    constant = np.full((64, 64), 90, np.uint8)
+    found = lime(lambda images: images.mean(axis=(1, 2)) / 255, constant, (0, 0, 64, 64), samples=40, seed=0)
+    assert np.abs(found.weights).max() < 1e-9 and np.isfinite(found.fidelity)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from radtransfer import artifacts
+from radtransfer import artifacts, pages
 from radtransfer.artifacts import Artifact
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import charts
@@ -22,7 +20,6 @@ from radtransfer.evaluation.report_run import Row, Run
 from radtransfer.evaluation.report_text import OUTCOMES, SOURCE_NAMES, estimate, features_name, model_name
 from radtransfer.robustness.kinds import GRADES, KINDS, graded
 
-_EMBEDDED_SIDE = 640  # px; larger pictures are shrunk before they go into the page
 _MAX_SIDE = 4096
 UNIT = Axis(0, 1, 0.2)
 
@@ -222,10 +219,7 @@ def _embed(folder: Path, name: str) -> str:
             picture = image.convert("L" if image.mode == "L" else "RGB")
     except OSError as error:
         raise RadtransferError(f"{path}: cannot be read as an image ({error}); explain again") from None
-    picture.thumbnail((_EMBEDDED_SIDE, _EMBEDDED_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=90, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return pages.embedded(picture)
 
 
 def gallery(run: Run) -> list[dict[str, Any]]:

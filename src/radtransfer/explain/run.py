@@ -1,9 +1,7 @@
-"""The explain step: chosen test images, seen through every transfer-learning source; and explained predictions."""
+"""The explain step: chosen test images, seen through every transfer-learning source."""
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +15,12 @@ from radtransfer import artifacts
 from radtransfer.explain import cases, draw, gradcam, pointing, superpixels
 from radtransfer.fusion import predictor
 from radtransfer.fusion.sources import sources
-from radtransfer.preprocess.decode import decode
-from radtransfer.preprocess.letterbox import Letterbox, letterbox, region
-from radtransfer.preprocess.pixels import Window
+from radtransfer.preprocess.letterbox import region
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
 from radtransfer.training.runtime import settle
 
 METHODS = {"gradcam": gradcam.DESCRIPTION, "lime": superpixels.DESCRIPTION}
-COLOURS = (
-    "Grad-CAM: matplotlib's 'plasma', from blue (weak, nearly transparent) to yellow (strong). LIME: orange speaks for "
-    "the positive class, blue against it, the stronger the more opaque. Boxes: yellow dashes on black."
-)
 QUALITY = (
     "Energy: share of a map's positive mass inside the lesion boxes. Pointing: share of images whose map peaks inside "
     "a box. Chance, for both: the boxes' share of the image's area (padding left out). Only explained images with "
@@ -37,7 +29,6 @@ QUALITY = (
 MEASURED = ["tl_source", "method", "image_id", "outcome", "score", "energy", "pointing", "chance", "fidelity"]
 SUMMARY = ["tl_source", "method", "n", "energy", "pointing", "chance", "fidelity"]
 SCORE_TOLERANCE = 1e-3
-PREDICTION_SAMPLES = 200
 
 
 def explain(
@@ -95,7 +86,7 @@ def explain(
     settings = {"images_per_outcome": images_per_outcome, "lime_samples": lime_samples, "seed": seed}
     settings |= {"threads": threads}
     with artifacts.writing(out, "explanations", step="explain", settings=settings, inputs=inputs) as (staging, content):
-        notes = [cases.RULE, COLOURS, QUALITY, *_shortfalls(chosen, images_per_outcome)]
+        notes = [cases.RULE, draw.COLOURS, QUALITY, *_shortfalls(chosen, images_per_outcome)]
         gallery = [_entry(case, staging) for case in shown]
         measured: list[dict[str, Any]] = []
         met: list[dict[str, Any]] = []
@@ -126,46 +117,6 @@ def explain(
         content |= {"images": len(shown), "methods": METHODS, "quality": summary, "notes": notes}
         content |= {"explained": explained, "lesions": rows, "lesion_comparisons": comparisons}
         content["lesions_about"] = pointing.ABOUT
-
-
-def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads: int) -> None:
-    """Explain a bundle's predictions for image files: a Grad-CAM and a LIME overlay each, in original size.
-
-    ``out`` becomes an explanations artifact with ``index.csv`` (image, score, gradcam, lime) and the PNGs, whose names
-    are a running number and what is safe of the image's name.
-
-    Raises:
-        RadtransferError: a bundle or image that cannot be read, or ``out`` exists and is not empty; nothing is
-            written then.
-    """
-    settle(threads, 0)
-    opened = artifacts.read(bundle, "bundle")
-    predict = predictor.of_bundle(bundle)
-    window, crop_border = Window.of(opened.content.get("ct_window", ())), opened.content.get("crop_border", False)
-    settings = {"lime_samples": PREDICTION_SAMPLES, "seed": 0, "threads": threads}
-    with artifacts.writing(
-        out, "explanations", step="explain_predictions", settings=settings, inputs={"bundle": opened}
-    ) as (staging, content):
-        with (staging / "index.csv").open("w", newline="", encoding="utf-8") as stream:
-            index = csv.writer(stream)
-            index.writerow(["image", "score", "gradcam", "lime"])
-            for number, path in enumerate(track(images, "explain", len(images)), start=1):
-                pixels = decode(path, window).pixels
-                stored, frame = letterbox(pixels, int(opened.content["store_size"]), crop_border=crop_border)
-                stem = f"{number:04d}-{_safe(path.stem)}"
-                passed = predict.passed(stored[None])
-                heat = frame.restore(gradcam.gradcam(predict, stored[None], passed).maps[0]).clip(0, 1)
-                height, width = pixels.shape
-                found = superpixels.lime(
-                    predict, stored, frame.box(0, 0, width, height), samples=PREDICTION_SAMPLES, seed=0
-                )
-                segments = _nearest(found.segments, frame)
-                draw.save(staging / f"{stem}-gradcam.png", draw.heat_overlay(pixels, heat))
-                overlay = draw.lime_overlay(pixels, segments, found.weights)
-                draw.save(staging / f"{stem}-lime.png", overlay)
-                score = float(predict.of_passed(passed)[0])
-                index.writerow([str(path), repr(score), f"{stem}-gradcam.png", f"{stem}-lime.png"])
-        content |= {"images": len(images), "methods": METHODS, "quality": [], "notes": [COLOURS]}
 
 
 @dataclass(frozen=True)
@@ -271,20 +222,3 @@ def _shortfalls(chosen: list[cases.Case], wanted: int) -> list[str]:
         for outcome, count in counts.items()
         if count < wanted
     ]
-
-
-def _nearest(segments: NDArray[np.int64], frame: Letterbox) -> NDArray[np.int64]:
-    """Superpixels [S, S] of the stored square as [height, width] of the original image; -1 where it is not shown."""
-    wide, high = frame.content
-    across, down = frame.x1 - frame.x0, frame.y1 - frame.y0
-    columns = frame.left + (np.arange(across) + 0.5) * wide / across
-    lines = frame.top + (np.arange(down) + 0.5) * high / down
-    found = np.full((frame.height, frame.width), -1, np.int64)
-    shown = segments[lines.astype(np.intp)[:, None], columns.astype(np.intp)[None, :]]
-    found[frame.y0 : frame.y1, frame.x0 : frame.x1] = shown
-    return found
-
-
-def _safe(stem: str) -> str:
-    """What of a file's stem may stand in a file name anywhere; the running number before it keeps it unique."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "image"

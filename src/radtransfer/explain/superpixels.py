@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lime.lime_image import LimeImageExplainer
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from scipy.stats import spearmanr
 from skimage.segmentation import slic
 
 from radtransfer.errors import RadtransferError
@@ -22,6 +23,9 @@ SUPERPIXELS = 48
 COMPACTNESS = 0.2
 BLUR = 1 / 16
 CHUNK_BYTES = 2**26
+TOP = 5
+FAINTEST = 1e-6
+"""Weights that are all below this probability have no order worth comparing."""
 DESCRIPTION = (
     "LIME on the calibrated probability of the complete predictor (all backbones, fusion, classifier, calibration): "
     f"about {SUPERPIXELS} SLIC superpixels of the grey image without its letterbox padding; a hidden superpixel shows "
@@ -48,6 +52,34 @@ class Lime:
     def map(self) -> NDArray[np.float32]:
         """The weights as an image, float32 [S, S]; 0 in the padding."""
         return np.append(self.weights, 0.0)[self.segments].astype(np.float32)
+
+
+class Steadiness(NamedTuple):
+    """How far two explanations of one image agree that differ in their random draws.
+
+    Attributes:
+        spearman: rank correlation of the superpixels' weights; None where one of them weighs all alike.
+        top: share that the five greatest weights of either sign have in common; None where there are no more than
+            five superpixels, or one explanation weighs none.
+    """
+
+    spearman: float | None
+    top: float | None
+
+
+def steadiness(one: Lime, other: Lime) -> Steadiness:
+    """Hold two explanations of one image by the same superpixels against each other."""
+    weights = np.abs(np.stack([one.weights, other.weights]))
+    if weights.max(axis=1).min() < FAINTEST:
+        return Steadiness(None, None)
+    alike = np.ptp([one.weights, other.weights], axis=1).min() < FAINTEST
+    top = len(greatest(one.weights) & greatest(other.weights)) / TOP if weights.shape[1] > TOP else None
+    return Steadiness(None if alike else float(spearmanr(one.weights, other.weights).statistic), top)
+
+
+def greatest(weights: NDArray[np.float64]) -> set[int]:
+    """The five superpixels with the greatest weights [K], of either sign."""
+    return set(np.argsort(-np.abs(weights), kind="stable")[:TOP].tolist())
 
 
 def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:

@@ -14,8 +14,9 @@ function's.
 of 10, its classifier function the same networks and classifier in float32); and the floor: as many images through the
 same networks and classifier in full batches. On ``--images`` images: how many of the five superpixels with the greatest
 weights ours and the library's have in common on our segmentation (whose padding it takes for a superpixel, left out of
-the five); and how many of two seeds of ours, with the rank correlation of all weights, by our balanced design and by
-independent draws as the library's. Processor time is what other work on the machine does not touch.
+the five), as it is and with what is hidden filled as the library does; and how many of two seeds of ours, with the rank
+correlation of all weights, by our balanced design and by independent draws as the library's. Processor time is what
+other work on the machine does not touch.
 """
 
 from __future__ import annotations
@@ -141,9 +142,18 @@ def independent(samples: int, superpixels: int, random: np.random.RandomState) -
     return shown
 
 
+def averaged(image: NDArray[np.uint8], content: superpixels.Box) -> NDArray[np.uint8]:
+    """What the library shows in place of a hidden superpixel: its mean."""
+    segments = superpixels.segment(image, content)
+    found = image.copy()
+    for superpixel in range(int(segments.max()) + 1):
+        found[segments == superpixel] = image[segments == superpixel].mean()
+    return found
+
+
 def agreement(predict: Predictor, images: NDArray[np.uint8], frames: list[Letterbox], samples: int) -> None:
     """Print how far LIME agrees with the library's and with itself."""
-    shared: list[float] = []
+    shared: dict[str, list[float]] = {"as it is": [], "with the library's filling": []}
     steady: dict[str, list[superpixels.Steadiness]] = {"design": [], "independent draws": []}
     for image, frame in zip(images, frames, strict=True):
         box = frame.box(0, 0, frame.width, frame.height)
@@ -154,10 +164,15 @@ def agreement(predict: Predictor, images: NDArray[np.uint8], frames: list[Letter
         count = len(own.weights)
         library = stock(predict, image, samples, np.where(own.segments < 0, count, own.segments))
         theirs = np.array([library.get(superpixel, 0.0) for superpixel in range(count)])
-        shared.append(len(superpixels.greatest(own.weights) & superpixels.greatest(theirs)) / superpixels.TOP)
-        print(f"image {len(shared)} of {len(images)}", flush=True)
+        with patch.object(superpixels, "blurred", averaged):
+            filled = superpixels.lime(predict, image, box, samples=samples, seed=0)
+        for said, ours in zip(shared, (own, filled), strict=True):
+            common = superpixels.greatest(ours.weights) & superpixels.greatest(theirs)
+            shared[said].append(len(common) / superpixels.TOP)
+        print(f"image {len(steady['design'])} of {len(images)}", flush=True)
     print(f"{samples} perturbations, {len(images)} images, about {count} superpixels each")
-    print(f"of the five greatest superpixels {np.mean(shared):.2f} are the library's too (aim: {OVERLAP_AIM})")
+    for said, shares in shared.items():
+        print(f"{said}: {np.mean(shares):.2f} of the five greatest are the library's too (aim: {OVERLAP_AIM})")
     for name, found in steady.items():
         tops = np.mean([one.top for one in found if one.top is not None])
         ranks = np.mean([one.spearman for one in found if one.spearman is not None])

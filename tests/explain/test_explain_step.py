@@ -28,6 +28,11 @@ def explained(mini_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def shown(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -> None:
     artifact = artifacts.read(explained, "explanations", verify=True)
     gallery = json.loads((explained / "gallery.json").read_text())
@@ -35,6 +40,8 @@ def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -
     selected = scores["imagenet/fused/logistic_regression/seed3"]
     assert artifact.content["images"] == len(gallery) == len({case["image_id"] for case in gallery}) > 1
     assert artifact.content["explained"] == OVERALL
+    assert all(case["size"] == [48, 64] for case in gallery)
+    assert {tuple(box) for case in gallery for box in case["boxes"]} == {(12.0, 30.0, 20.0, 38.0)}, "in the picture"
     named = {"explanations.json", "gallery.json", "quality.csv", "quality_images.csv", "lesions.csv"}
     for case in gallery:
         label, called = scores.at[case["image_id"], "label"], selected[case["image_id"]] >= mini_run.threshold
@@ -48,12 +55,18 @@ def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -
             called = expected >= mini_run.threshold
             assert case["outcomes"][source] == ("T" if bool(label) == called else "F") + ("P" if called else "N")
             named |= set(case["maps"][source].values())
-            assert set(case["maps"][source]) == {"gradcam", "lime"}
+            assert set(case["maps"][source]) == set(case["fidelity"][source]) == {"gradcam", "lime"}
+            plain = [
+                method
+                for method, file in case["maps"][source].items()
+                if np.array_equal(shown(explained / file), shown(explained / case["image"]))
+            ]
+            assert case["fidelity"][source]["gradcam"] == 1 and case["empty"][source] == plain
         named |= {case["image"]} | ({case["boxed"]} if case["boxed"] else set())
     assert named == {path.name for path in explained.iterdir()}
     for path in explained.glob("*.png"):
         with Image.open(path) as picture:
-            assert picture.size == (256, 256) and picture.mode == "RGB"
+            assert picture.size == (192, 256) and picture.mode == "RGB"  # without the padding, four times
 
 
 def test_sources_differ_and_only_one_picture_has_boxes(mini_run: Any, explained: Path) -> None:
@@ -64,8 +77,8 @@ def test_sources_differ_and_only_one_picture_has_boxes(mini_run: Any, explained:
     }
     assert not np.array_equal(pictures[mini_run.sources[0]], pictures[mini_run.sources[1]])
     changed = np.argwhere((pictures[case["image"]] != pictures[case["boxed"]]).any(axis=2))
-    assert changed.min(axis=0).tolist() == pytest.approx([120, 80], abs=3)  # the box (20, 30, 28, 38), four times
-    assert changed.max(axis=0).tolist() == pytest.approx([152, 112], abs=3)
+    assert changed.min(axis=0).tolist() == pytest.approx([120, 48], abs=3)  # the box (12, 30, 20, 38), four times
+    assert changed.max(axis=0).tolist() == pytest.approx([152, 80], abs=3)
 
 
 def test_quality_says_n_and_chance(explained: Path) -> None:

@@ -223,15 +223,16 @@ def _embed(folder: Path, name: str) -> str:
 
 
 def gallery(run: Run) -> list[dict[str, Any]]:
-    """The explained cases, each picture as a ``data:`` URI."""
-    folder, size = run.explanations.path, run.target.content["size"]
+    """The explained cases, each picture as a ``data:`` URI, with its aspect (width by height)."""
+    folder = run.explanations.path
     order = list(OUTCOMES)
     cases = sorted(artifacts.read_json(folder / "gallery.json"), key=lambda case: order.index(case["outcome"]))
     return [
         case
         | {
             "image": _embed(folder, case["image"]),
-            "overlay": charts.boxes(case["boxes"], size) if case["boxes"] else "",
+            "aspect": case["size"][0] / case["size"][1],
+            "overlay": charts.boxes(case["boxes"], *case["size"]) if case["boxes"] else "",
             "maps": {
                 source: {method: _embed(folder, name) for method, name in case["maps"][source].items()}
                 for source in run.sources

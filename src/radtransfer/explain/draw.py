@@ -16,7 +16,8 @@ COLOURS = (
     "the map, to 80 % at its peak. LIME: outlined patches. Boxes: yellow dashes on black."
 )
 RGB = NDArray[np.uint8]
-MINIMUM_SIDE = 256
+LEGIBLE_SIDE = 256
+"""Of the longer side of a picture at least, px."""
 # Okabe and Ito, Color Universal Design: orange, blue and yellow.
 FOR, AGAINST, BOX = (230, 159, 0), (0, 114, 178), (240, 228, 66)
 HEAT_OPACITY = 0.8
@@ -86,7 +87,7 @@ def save(path: Path, picture: RGB) -> None:
 
 
 def legible(picture: RGB) -> RGB:
-    """A picture [H, W, 3] enlarged by a whole factor to at least 256 px on its shorter side."""
+    """A picture [H, W, 3] enlarged by a whole factor to at least 256 px on its longer side."""
     return np.asarray(_enlarged(picture))
 
 
@@ -100,7 +101,7 @@ def _css(colour: Sequence[int]) -> str:
 
 
 def _factor(shape: Sequence[int]) -> int:
-    return max(1, -(-MINIMUM_SIDE // min(shape[:2])))
+    return max(1, -(-LEGIBLE_SIDE // max(shape[:2])))
 
 
 def _enlarged(picture: RGB) -> Image.Image:

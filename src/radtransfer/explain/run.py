@@ -100,6 +100,8 @@ def explain(
                 label = bool(scores["label"][case.image_id])
                 entry["outcomes"][tl_source] = cases.outcome(label, score >= thresholds[row_id])
                 entry["maps"][tl_source] = {value["method"]: value.pop("file") for value in values}
+                entry["fidelity"][tl_source] = {value["method"]: value["fidelity"] for value in values}
+                entry["empty"][tl_source] = [value["method"] for value in values if value.pop("empty")]
                 measured += values
                 drift = abs(score - float(scores[row_id][case.image_id]))
                 if drift > SCORE_TOLERANCE:
@@ -131,6 +133,16 @@ class _Shown:
     region: superpixels.Box
     stem: str
 
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the image inside its padding, px."""
+        return superpixels.pixels_of(self.region, self.pixels.shape)
+
+    def within(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What of a picture of the stored square is no padding."""
+        left, top, right, bottom = self.edges
+        return picture[top:bottom, left:right]
+
 
 def _look_up(store: Store, chosen: list[cases.Case]) -> list[_Shown]:
     positions = {image_id: row for row, image_id in enumerate(store.manifest["image_id"])}
@@ -148,21 +160,29 @@ def _look_up(store: Store, chosen: list[cases.Case]) -> list[_Shown]:
 
 
 def _entry(case: _Shown, staging: Path) -> dict[str, Any]:
-    """The case in ``gallery.json``, its pictures without maps written: ``image`` and, with the boxes, ``boxed``."""
-    draw.save(staging / f"{case.stem}.png", draw.plain(case.pixels))
-    boxed = f"{case.stem}-boxes.png" if case.boxes else None
+    """The case in ``gallery.json``, its pictures without maps written: ``image`` and, with the boxes, ``boxed``.
+
+    Pictures show the image without its padding; ``boxes`` lie in it, ``size`` is its width and height, in stored px.
+    """
+    left, top, right, bottom = case.edges
+    boxes = [[x0 - left, y0 - top, x1 - left, y1 - top] for x0, y0, x1, y1 in case.boxes]
+    draw.save(staging / f"{case.stem}.png", draw.plain(case.within(case.pixels)))
+    boxed = f"{case.stem}-boxes.png" if boxes else None
     if boxed:
-        draw.save(staging / boxed, draw.plain(case.pixels, case.boxes))
+        draw.save(staging / boxed, draw.plain(case.within(case.pixels), boxes))
     return {
         "image_id": case.image_id,
         "outcome": case.outcome,
         "label_name": case.label_name,
-        "boxes": case.boxes,
+        "boxes": boxes,
+        "size": [right - left, bottom - top],
         "image": f"{case.stem}.png",
         "boxed": boxed,
         "scores": {},
         "outcomes": {},
         "maps": {},
+        "fidelity": {},
+        "empty": {},
     }
 
 
@@ -185,7 +205,7 @@ def _explained(
         values = []
         for method, picture in pictures.items():
             file = f"{case.stem}-{tl_source}-{method}.png"
-            draw.save(staging / file, draw.legible(picture))
+            draw.save(staging / file, draw.legible(case.within(picture)))
             value: dict[str, Any] = {
                 "tl_source": tl_source,
                 "method": method,
@@ -193,7 +213,8 @@ def _explained(
                 "outcome": case.outcome,
             }
             value |= {"score": float(score), "fidelity": fidelity[method]}
-            values.append(value | _agreement(maps[method], case) | {"file": file})
+            empty = not (maps[method] > 0).any()
+            values.append(value | _agreement(maps[method], case) | {"file": file, "empty": empty})
         yield values
 
 

@@ -115,7 +115,7 @@ def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:
     Raises:
         RadtransferError: ``content`` covers no pixel.
     """
-    left, top, right, bottom = _pixels(content, image.shape)
+    left, top, right, bottom = pixels_of(content, image.shape)
     if left >= right or top >= bottom:
         raise RadtransferError(f"LIME: the image covers no pixel of its stored square ({content}); check its size")
     inside = image[top:bottom, left:right]
@@ -127,7 +127,7 @@ def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:
 
 def blurred(image: NDArray[np.uint8], content: Box) -> NDArray[np.uint8]:
     """What a hidden superpixel shows: the image inside ``content``, blurred without its padding bleeding in."""
-    left, top, right, bottom = _pixels(content, image.shape)
+    left, top, right, bottom = pixels_of(content, image.shape)
     hidden = image.copy()
     inside = image[top:bottom, left:right].astype(np.float32)
     hidden[top:bottom, left:right] = np.rint(gaussian_filter(inside, BLUR * len(image), mode="reflect"))
@@ -194,6 +194,7 @@ class _Explainer(LimeImageExplainer):  # type: ignore[misc]
         return shown, np.stack([1 - scores, scores], axis=1)
 
 
-def _pixels(content: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def pixels_of(content: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom edge of a region inside a picture [H, W], whole px."""
     left, top = max(0, round(content[0])), max(0, round(content[1]))
     return left, top, min(shape[1], round(content[2])), min(shape[0], round(content[3]))

@@ -14,9 +14,8 @@ function's.
 of 10, its classifier function the same networks and classifier in float32); and the floor: as many images through the
 same networks and classifier in full batches. On ``--images`` images: how many of the five superpixels with the greatest
 weights ours and the library's have in common on our segmentation (whose padding it takes for a superpixel, left out of
-the five), as it is and with what is hidden filled as the library does; and how many of two seeds of ours, with the rank
-correlation of all weights, by our balanced design and by independent draws as the library's. Processor time is what
-other work on the machine does not touch.
+the five), and how many two seeds of ours; as it is, and with perturbations drawn independently as the library's, hidden
+superpixels blurred, or both. Processor time is what other work on the machine does not touch.
 """
 
 from __future__ import annotations
@@ -142,41 +141,39 @@ def independent(samples: int, superpixels: int, random: np.random.RandomState) -
     return shown
 
 
-def averaged(image: NDArray[np.uint8], content: superpixels.Box) -> NDArray[np.uint8]:
-    """What the library shows in place of a hidden superpixel: its mean."""
-    segments = superpixels.segment(image, content)
-    found = image.copy()
-    for superpixel in range(int(segments.max()) + 1):
-        found[segments == superpixel] = image[segments == superpixel].mean()
-    return found
-
-
 def agreement(predict: Predictor, images: NDArray[np.uint8], frames: list[Letterbox], samples: int) -> None:
-    """Print how far LIME agrees with the library's and with itself."""
-    shared: dict[str, list[float]] = {"as it is": [], "with the library's filling": []}
-    steady: dict[str, list[superpixels.Steadiness]] = {"design": [], "independent draws": []}
-    for image, frame in zip(images, frames, strict=True):
+    """Print how far LIME agrees with the library's and with itself, as it is and otherwise."""
+    shared: dict[str, list[float]] = {}
+    steady: dict[str, list[superpixels.Steadiness]] = {}
+    fidelity: dict[str, list[float]] = {}
+    for done, (image, frame) in enumerate(zip(images, frames, strict=True), start=1):
         box = frame.box(0, 0, frame.width, frame.height)
-        for name, made in (("independent draws", independent), ("design", superpixels.design)):
-            with patch.object(superpixels, "design", made):
-                own, other = (superpixels.lime(predict, image, box, samples=samples, seed=seed) for seed in (0, 1))
-            steady[name].append(superpixels.steadiness(own, other))
-        count = len(own.weights)
-        library = stock(predict, image, samples, np.where(own.segments < 0, count, own.segments))
+        segments = superpixels.segment(image, box)
+        count = int(segments.max()) + 1
+        library = stock(predict, image, samples, np.where(segments < 0, count, segments))
         theirs = np.array([library.get(superpixel, 0.0) for superpixel in range(count)])
-        with patch.object(superpixels, "blurred", averaged):
-            filled = superpixels.lime(predict, image, box, samples=samples, seed=0)
-        for said, ours in zip(shared, (own, filled), strict=True):
-            common = superpixels.greatest(ours.weights) & superpixels.greatest(theirs)
-            shared[said].append(len(common) / superpixels.TOP)
-        print(f"image {len(steady['design'])} of {len(images)}", flush=True)
-    print(f"{samples} perturbations, {len(images)} images, about {count} superpixels each")
-    for said, shares in shared.items():
-        print(f"{said}: {np.mean(shares):.2f} of the five greatest are the library's too (aim: {OVERLAP_AIM})")
+        blur = superpixels.blurred(image, box)
+        for name, changed in (
+            ("as it is", {}),
+            ("independent draws", {"design": independent}),
+            ("hidden superpixels blurred", {"averaged": lambda *_, blur=blur: blur}),
+            ("both", {"design": independent, "averaged": lambda *_, blur=blur: blur}),
+        ):
+            with patch.multiple(superpixels, **changed):
+                own, other = (superpixels.lime(predict, image, box, samples=samples, seed=seed) for seed in (0, 1))
+            common = superpixels.greatest(own.weights) & superpixels.greatest(theirs)
+            shared.setdefault(name, []).append(len(common) / superpixels.TOP)
+            steady.setdefault(name, []).append(superpixels.steadiness(own, other))
+            fidelity.setdefault(name, []).append(own.fidelity)
+        print(f"image {done} of {len(images)}: {count} superpixels", flush=True)
+    print(f"{samples} perturbations, {len(images)} images; of the five greatest superpixels")
     for name, found in steady.items():
         tops = np.mean([one.top for one in found if one.top is not None])
         ranks = np.mean([one.spearman for one in found if one.spearman is not None])
-        print(f"{name}: {tops:.2f} of them those of another seed, rank correlation of all weights {ranks:.2f}")
+        print(
+            f"{name}: {np.mean(shared[name]):.2f} are the library's too (aim: {OVERLAP_AIM}), {tops:.2f} another "
+            f"seed's; rank correlation of all weights with another seed's {ranks:.2f}; R2 {np.mean(fidelity[name]):.2f}"
+        )
 
 
 def main() -> None:

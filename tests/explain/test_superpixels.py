@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from radtransfer.errors import RadtransferError
-from radtransfer.explain.superpixels import Lime, Steadiness, blurred, design, lime, segment, steadiness
+from radtransfer.explain.superpixels import Lime, Steadiness, averaged, blurred, design, lime, segment, steadiness
 
 WHOLE = (0.0, 0.0, 96.0, 96.0)
 
@@ -73,8 +73,8 @@ def test_padding_is_no_superpixel_and_is_never_changed(image: NDArray[np.uint8])
     assert set(np.unique(found.segments[:, 24:72])) == set(range(len(found.weights)))
     assert (perturbed[:, :, :24] == 0).all() and (perturbed[:, :, 72:] == 0).all()
     assert (found.map[:, :24] == 0).all()
-    hidden = blurred(image, region)
-    for shown in perturbed[1:]:  # every superpixel is either the image or its blur, as a whole
+    hidden = averaged(image, found.segments)
+    for shown in perturbed[1:]:  # every superpixel is either the image or its mean, as a whole
         for k in range(len(found.weights)):
             own = found.segments == k
             assert np.array_equal(shown[own], image[own]) or np.array_equal(shown[own], hidden[own])
@@ -92,6 +92,12 @@ def test_big_images_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch, ima
     assert sizes == [32, 32, 16]
     monkeypatch.undo()
     np.testing.assert_array_equal(chunked.weights, lime(predict, image, WHOLE, samples=80, seed=0).weights)
+
+
+def test_a_hidden_superpixel_shows_its_mean_and_padding_itself() -> None:
+    image = np.array([[10, 20, 30], [40, 51, 60]], np.uint8)
+    segments = np.array([[0, 0, 1], [-1, 0, 1]])
+    np.testing.assert_array_equal(averaged(image, segments), [[27, 27, 45], [40, 27, 45]])
 
 
 def test_blur_keeps_brightness_and_does_not_bleed_in_padding() -> None:
@@ -143,7 +149,7 @@ def test_an_image_of_one_superpixel_or_one_grey_has_an_explanation() -> None:
     found = lime(predict, image, region, samples=40, seed=0)
     assert found.weights.shape == (1,) and np.isfinite([*found.weights, found.fidelity]).all()
     assert (found.segments == 0).sum() == 1
-    assert (np.concatenate(seen)[:, 30, 30] == 200).all()  # one pixel is its own blur
+    assert (np.concatenate(seen)[:, 30, 30] == 200).all()  # one pixel is its own mean
     constant = np.full((64, 64), 90, np.uint8)
     found = lime(lambda images: images.mean(axis=(1, 2)) / 255, constant, (0, 0, 64, 64), samples=40, seed=0)
     assert np.abs(found.weights).max() < 1e-9 and np.isfinite(found.fidelity)
@@ -169,7 +175,8 @@ def test_what_superpixels_do_only_together_moves_their_weights_little(image: NDA
 
     The mean correlation of the weights with the shares is .84 over twelve seeds; with independent draws it was .40.
     """
-    segments, hidden = segment(image, WHOLE), blurred(image, WHOLE)
+    segments = segment(image, WHOLE)
+    hidden = averaged(image, segments)
     count = int(segments.max()) + 1
     told = [np.argwhere((segments == k) & (image != hidden))[0] for k in range(count)]  # a pixel that tells it is shown
     rows, columns = np.transpose(told)

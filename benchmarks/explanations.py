@@ -14,7 +14,8 @@ function's.
 of 10, its classifier function the same networks and classifier in float32); and the floor: as many images through the
 same networks and classifier in full batches. On ``--images`` images: how many of the five superpixels with the greatest
 weights ours and the library's have in common on our segmentation (whose padding it takes for a superpixel, left out of
-the five), and how many of two seeds of ours.
+the five), and how many two seeds of ours; as it is, and with perturbations drawn independently as the library's, hidden
+superpixels blurred, or both.
 
 **Measuring** both methods (``radtransfer.explain.quality``) on ``--quality`` images, against as many images as that
 passes through the same networks and classifier in full batches, each perturbed image once.
@@ -30,6 +31,7 @@ import io
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -51,7 +53,6 @@ from radtransfer.training.runtime import settle
 from radtransfer.training.weights import load_imagenet
 
 LEARNT = 120
-TOP = 5
 GRADCAM_AIM, FLOOR_AIM, STOCK_AIM, OVERLAP_AIM = 4.0, 1.25, 5.0, 0.8
 
 
@@ -98,11 +99,6 @@ def stock(
         random_seed=0, segmentation_fn=None if segments is None else lambda _: segments,
     )  # fmt: skip
     return {int(superpixel): float(weight) for superpixel, weight in found.local_exp[1]}
-
-
-def highest(weights: NDArray[np.float64]) -> set[int]:
-    """The superpixels with the greatest weights, of either sign."""
-    return set(np.argsort(-np.abs(weights), kind="stable")[:TOP].tolist())
 
 
 def cost_of_gradcam(name: str, predict: Predictor, images: NDArray[np.uint8]) -> None:
@@ -167,22 +163,46 @@ def cost_of_quality(predict: Predictor, images: NDArray[np.uint8], frames: list[
     )
 
 
+def independent(samples: int, superpixels: int, random: np.random.RandomState) -> NDArray[np.int64]:
+    """Which superpixels are shown, as the library draws it."""
+    shown = random.randint(0, 2, (samples, superpixels))
+    shown[0] = 1
+    return shown
+
+
 def agreement(predict: Predictor, images: NDArray[np.uint8], frames: list[Letterbox], samples: int) -> None:
-    """Print how far LIME agrees with the library's and with itself."""
-    shared, steady = [], []
-    for image, frame in zip(images, frames, strict=True):
+    """Print how far LIME agrees with the library's and with itself, as it is and otherwise."""
+    shared: dict[str, list[float]] = {}
+    steady: dict[str, list[superpixels.Steadiness]] = {}
+    fidelity: dict[str, list[float]] = {}
+    for done, (image, frame) in enumerate(zip(images, frames, strict=True), start=1):
         box = frame.box(0, 0, frame.width, frame.height)
-        own, other = (superpixels.lime(predict, image, box, samples=samples, seed=seed) for seed in (0, 1))
-        count = len(own.weights)
-        library = stock(predict, image, samples, np.where(own.segments < 0, count, own.segments))
+        segments = superpixels.segment(image, box)
+        count = int(segments.max()) + 1
+        library = stock(predict, image, samples, np.where(segments < 0, count, segments))
         theirs = np.array([library.get(superpixel, 0.0) for superpixel in range(count)])
-        shared.append(len(highest(own.weights) & highest(theirs)) / TOP)
-        steady.append(len(highest(own.weights) & highest(other.weights)) / TOP)
-        print(f"image {len(shared)} of {len(images)}: {shared[-1]:.1f}, {steady[-1]:.1f}", flush=True)
-    print(
-        f"of the five greatest superpixels {np.mean(shared):.2f} are the library's too (aim: {OVERLAP_AIM}), "
-        f"{np.mean(steady):.2f} those of another seed; {len(shared)} images"
-    )
+        blur = superpixels.blurred(image, box)
+        for name, changed in (
+            ("as it is", {}),
+            ("independent draws", {"design": independent}),
+            ("hidden superpixels blurred", {"averaged": lambda *_, blur=blur: blur}),
+            ("both", {"design": independent, "averaged": lambda *_, blur=blur: blur}),
+        ):
+            with patch.multiple(superpixels, **changed):
+                own, other = (superpixels.lime(predict, image, box, samples=samples, seed=seed) for seed in (0, 1))
+            common = superpixels.greatest(own.weights) & superpixels.greatest(theirs)
+            shared.setdefault(name, []).append(len(common) / superpixels.TOP)
+            steady.setdefault(name, []).append(superpixels.steadiness(own, other))
+            fidelity.setdefault(name, []).append(own.fidelity)
+        print(f"image {done} of {len(images)}: {count} superpixels", flush=True)
+    print(f"{samples} perturbations, {len(images)} images; of the five greatest superpixels")
+    for name, found in steady.items():
+        tops = np.mean([one.top for one in found if one.top is not None])
+        ranks = np.mean([one.spearman for one in found if one.spearman is not None])
+        print(
+            f"{name}: {np.mean(shared[name]):.2f} are the library's too (aim: {OVERLAP_AIM}), {tops:.2f} another "
+            f"seed's; rank correlation of all weights with another seed's {ranks:.2f}; R2 {np.mean(fidelity[name]):.2f}"
+        )
 
 
 def main() -> None:

@@ -39,7 +39,8 @@ from radtransfer.fusion.extract import extract
 from radtransfer.fusion.fuse import fuse
 from radtransfer.preprocess.run import preprocess
 from radtransfer.registry.bundle import register
-from radtransfer.registry.predict import Prediction, predict
+from radtransfer.registry.judge import Prediction
+from radtransfer.registry.predict import predict
 from radtransfer.robustness.stress import stress
 from radtransfer.training.steps import finetune
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from PIL import Image
 
 from radtransfer.artifacts import write_json
+
+EMBEDDED_SIDE = 640  # px; larger pictures are shrunk before they go into a page
 
 
 def environment() -> jinja2.Environment:
@@ -28,6 +33,15 @@ def environment() -> jinja2.Environment:
 def whole(value: float) -> str:
     """A whole number with thin spaces between thousands."""
     return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def embedded(picture: Image.Image) -> str:
+    """A grey or RGB picture as a ``data:`` URI (WebP), shrunk to :data:`EMBEDDED_SIDE`."""
+    small = picture.copy()
+    small.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=90, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def plain(value: object) -> str:

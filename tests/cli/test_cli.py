@@ -18,10 +18,12 @@ import pytest
 
 from radtransfer import cli
 from radtransfer.cli import steps
+from radtransfer.cli.explain import OF_FILES
+from radtransfer.cli.explain import explain as explain_command
 from radtransfer.config import RunConfig, entries
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
-from radtransfer.registry.predict import Prediction
+from radtransfer.registry.judge import Prediction
 
 STEPS = {
     "preprocess": "radtransfer.preprocess.run",
@@ -45,7 +47,9 @@ def radtransfer(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["predict", "--help"], ["no-such-command"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["predict", "--help"], ["explain", "--help"], ["no-such-command"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """Counted in modules, not in seconds: torch alone costs several."""
     code = (
@@ -70,16 +74,22 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     }
 
 
+def parameters_of(step: str) -> dict[str, inspect.Parameter]:
+    """Those of a step's command; `explain` has others for image files."""
+    command = explain_command if step == "explain" else getattr(steps, step)
+    others = {"context", *OF_FILES} if step == "explain" else set()
+    return {name: one for name, one in inspect.signature(command).parameters.items() if name not in others}
+
+
 @pytest.mark.parametrize("step", sorted(STEPS))
 def test_step_commands_take_what_the_library_takes(step: str) -> None:
     library = inspect.signature(getattr(importlib.import_module(STEPS[step]), step)).parameters
-    command = inspect.signature(getattr(steps, step)).parameters
-    assert set(command) == set(library)
+    assert set(parameters_of(step)) == set(library)
 
 
 def test_defaults_are_those_of_a_configuration() -> None:
     for step in STEPS:
-        for name, parameter in inspect.signature(getattr(steps, step)).parameters.items():
+        for name, parameter in parameters_of(step).items():
             if parameter.default in (inspect.Parameter.empty, None):
                 continue
             fields = [key for key in RENAMED.get(name, (name,)) if key in RunConfig.model_fields]
@@ -205,6 +215,66 @@ def test_predict_keeps_unfit_images_with_their_reasons_and_counts_them(
     assert rows[0] == nothing | {"image": "blank.png", "unfit": "blank"}
     assert rows[4] == nothing | {"image": "broken.png", "reason": "cut off"}
     assert (rows[2]["score"], rows[2]["label"], rows[2]["distance"]) == (0.5, None, 2.5)
+
+
+@pytest.fixture
+def explainers(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """Stand-ins for what `explain` calls: what each was given."""
+    asked: dict[str, dict[str, Any]] = {}
+    for name, function in (("files", "files.explain_files"), ("step", "run.explain")):
+        monkeypatch.setattr(f"radtransfer.explain.{function}", lambda name=name, **given: asked.update({name: given}))
+    return asked
+
+
+STEP = ("--target-store", "t", "--evaluation", "e", "--classifiers", "c", "--models", "m", "--models", "n")
+
+
+def test_explain_has_two_forms(
+    explainers: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--samples", "50", "--seed", "7", "--threads", "3", "--no-gradcam")
+    assert invoke(monkeypatch, "explain", "--bundle", "b", "a.png", "b.dcm", "--out", "o", *options) == 0
+    assert capsys.readouterr().out == f"{Path('o/index.html')}\n"
+    assert explainers == {
+        "files": {"bundle": Path("b"), "images": [Path("a.png"), Path("b.dcm")], "lime_samples": 50}
+        | {"with_gradcam": False, "seed": 7, "threads": 3, "out": Path("o")}
+    }
+    explainers.clear()
+    assert invoke(monkeypatch, "explain", *STEP, "--lime-samples", "60", "--out", "o") == 0
+    assert explainers == {
+        "step": {"target_store": Path("t"), "evaluation": Path("e"), "classifiers": [Path("c")]}
+        | {"models": [Path("m"), Path("n")], "images_per_outcome": 2, "lime_samples": 60, "seed": 0, "threads": 2}
+        | {"out": Path("o")}
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--bundle", "b"), "--bundle alone will not do; name the image files to explain"),
+        (("a.png",), "image files alone will not do; name the bundle with --bundle"),
+        (
+            ("--bundle", "b", "a.png", "--evaluation", "e"),
+            "--evaluation for the test images of a run; leave one of them",
+        ),
+        (("--bundle", "b", "a.png", "--images-per-outcome", "2"), "--images-per-outcome for the test images of a run"),
+        ((*STEP, "--no-gradcam"), "--gradcam/--no-gradcam is for image files, --target-store for"),
+        (STEP[2:], "--target-store missing for the test images of a run; or name --bundle and image files"),
+        ((), "--target-store, --evaluation, --classifiers, --models missing"),
+    ],
+)
+def test_explain_says_what_does_not_go_together(
+    explainers: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    given: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    assert invoke(monkeypatch, "explain", *given, "--out", "o") == 2
+    assert said in capsys.readouterr().err and not explainers
+
+
+def test_explain_names_a_missing_image(tmp_path: Path) -> None:
+    done = radtransfer("explain", "--bundle", str(tmp_path), str(tmp_path / "gone.png"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "gone.png: no such file" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
 
 
 def test_predict_takes_all_cpus_of_the_process_unless_told(

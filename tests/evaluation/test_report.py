@@ -267,6 +267,7 @@ def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: st
     outcomes = ["TP", "FP", "FN", "TN"]
     across, down = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
     bone = np.exp(-((across / 0.25) ** 2)) * (0.6 + 0.4 * np.cos(6 * down))
+    side = size // 8  # the images are higher than wide: an eighth of the square is padding on either side
 
     with artifacts.writing(out, "explanations", step="explain", settings={}, inputs=inputs) as (folder, content):
 
@@ -274,6 +275,7 @@ def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: st
             grey = np.clip(200 * bone + random.normal(0, 12, bone.shape) + 20, 0, 255)
             picture = np.repeat(grey[..., None], 3, axis=2)
             picture[..., 0] += 160 * heat
+            picture = picture[:, side:-side]
             Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / name, compress_level=1)
             return name
 
@@ -282,16 +284,19 @@ def _explanations(out: Path, inputs: dict[str, artifacts.Artifact], positive: st
             outcome = outcomes[index % 4]
             x, y = random.uniform(-0.5, 0.5, 2)
             heat = np.exp(-(((across - x) ** 2 + (down - y) ** 2) / 0.05))
-            box = [(edge + 1) / 2 * size for edge in (x - 0.2, y - 0.2, x + 0.2, y + 0.2)]
+            x0, y0, x1, y1 = ((edge + 1) / 2 * size for edge in (x - 0.2, y - 0.2, x + 0.2, y + 0.2))
             gallery.append(
                 {
                     "image_id": HOSTILE if index == 0 else f"images/Fractured/IMG{index:07d}.jpg",
                     "outcome": outcome,
                     "label_name": positive if outcome in ("TP", "FN") else "normal",
-                    "boxes": [box] if outcome in ("TP", "FN") else [],
+                    "boxes": [[x0 - side, y0, x1 - side, y1]] if outcome in ("TP", "FN") else [],
+                    "size": [size - 2 * side, size],
                     "image": draw(f"{index}.png", 0 * heat),
                     "scores": {source: float(random.uniform(0, 1)) for source in SOURCES},
                     "outcomes": dict.fromkeys(SOURCES, outcome),
+                    "fidelity": {source: {"gradcam": 1.0, "lime": 0.6 + index / 100} for source in SOURCES},
+                    "empty": {source: ["gradcam"] if (index, source) == (1, "scratch") else [] for source in SOURCES},
                     "maps": {
                         source: {
                             "gradcam": draw(f"{index}-{source}-gradcam.png", heat),
@@ -860,6 +865,31 @@ def _frame(source: str) -> str:
     return f"<!doctype html><title>KFP</title><link rel='icon' href='data:,'>{style}{framed}"
 
 
+def _enlarges(view: Any) -> None:
+    """Pictures are enlarged by mouse and by keyboard, with their colour scale, boxes on or off."""
+    view.click(".zoom >> nth=1")
+    assert view.evaluate("document.querySelector('dialog').open")
+    first = view.get_attribute("dialog img", "alt")
+    view.press("dialog", "ArrowRight")
+    assert view.get_attribute("dialog img", "alt") != first
+    view.press("dialog", "Escape")
+    assert not view.evaluate("document.querySelector('dialog').open")
+    view.uncheck("#show-boxes")
+    assert view.locator(".boxes:visible").count() == 0
+    view.press(".zoom >> nth=2", "Enter")
+    assert view.locator("dialog .key").inner_text().startswith("LIME: shown, changes the score")
+    assert "LIME, R² .60" in view.inner_text("dialog p")
+    view.click("dialog [data-boxes]")
+    assert view.is_checked("#show-boxes") and view.locator("dialog .boxes:visible").count() == 1
+    view.press("dialog", "ArrowLeft")
+    assert view.locator("dialog .key").inner_text().startswith("Grad-CAM: speaks for")
+    assert "gradient" in view.evaluate("getComputedStyle(document.querySelector('dialog .bar')).backgroundImage")
+    view.press("dialog", "ArrowLeft")
+    assert view.locator("dialog .key").inner_text() == ""
+    view.click("dialog [data-close]")
+    assert view.evaluate("document.activeElement === document.querySelector('.zoom')"), "back where it was opened"
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 320])
@@ -904,19 +934,57 @@ def test_in_a_real_browser(
     assert {name.strip() for name in column(0)} == {"ImageNet"}
     assert view.locator(".results .fixed tr:visible").count() == 3
 
-    view.click(".zoom >> nth=1")
-    assert view.evaluate("document.querySelector('dialog').open")
-    first = view.get_attribute("dialog img", "alt")
-    view.press("dialog", "ArrowRight")
-    assert view.get_attribute("dialog img", "alt") != first
-    view.press("dialog", "Escape")
-    assert not view.evaluate("document.querySelector('dialog').open")
-    view.uncheck("#show-boxes")
-    assert view.locator(".boxes:visible").count() == 0
+    _enlarges(view)
     view.click("nav a[href='#limits']")
     assert view.evaluate("document.querySelector('#limits').getBoundingClientRect().top < innerHeight")
     assert told == [path.as_uri()] + (["about:srcdoc"] if framed and "about:srcdoc" in told else [])
     context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 320])
+def test_pictures_keep_their_aspect_and_boxes_lie_on_them(
+    chromium: Any, made: Made, written: tuple[Path, str, str], width: int
+) -> None:
+    gallery = json.loads((made.arguments["explanations"] / "gallery.json").read_text("utf-8"))
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.goto(written[0].as_uri())
+    found = page.evaluate(
+        """() => [...document.querySelectorAll(".zoom")].map((one) => {
+          const place = (element) => { const { x, y, width, height } = element.getBoundingClientRect();
+            return [x, y, width, height]; };
+          return [place(one.querySelector("img")), [...one.querySelectorAll("rect")].map(place)];
+        })"""
+    )
+    across, down = gallery[0]["size"]
+    assert across < down and len(found) == 7 * len(gallery)
+    boxed = 0
+    for (left, top, wide, high), rectangles in found:
+        assert wide / high == pytest.approx(across / down, rel=0.01) and wide > 80
+        for x, y, box_wide, box_high in rectangles:
+            in_px = [(x - left) / wide * across, (y - top) / high * down]
+            in_px += [in_px[0] + box_wide / wide * across, in_px[1] + box_high / high * down]
+            boxed += any(np.allclose(in_px, box, atol=1.5) for case in gallery for box in case["boxes"])
+    assert boxed == sum(len(rectangles) for _, rectangles in found) == 7 * sum(bool(case["boxes"]) for case in gallery)
+    page.close()
+
+
+def test_under_each_map_stand_score_outcome_and_fidelity(made: Made, written: tuple[Path, str, str]) -> None:
+    gallery = json.loads((made.arguments["explanations"] / "gallery.json").read_text("utf-8"))
+    captions = [
+        re.sub(r"<[^>]+>", " ", one).split()
+        for one in re.findall(r"<figcaption>(.*?)</figcaption></figure>", written[1])
+    ]
+    told = [" ".join(one) for one in captions if one[:1] in (["Grad-CAM"], ["Grad-CAM,"], ["LIME,"])]
+    order = ["TP", "FN", "FP", "TN"]
+    expected = []
+    for case in sorted(gallery, key=lambda case: order.index(case["outcome"])):
+        for source in ("in_domain", "imagenet", "scratch"):
+            said = f"{number(case['scores'][source])}, {report_text.OUTCOMES[case['outcomes'][source]]}"
+            empty = ", empty" if case["empty"][source] else ""
+            expected += [f"Grad-CAM{empty} {said}", f"LIME, R² {number(case['fidelity'][source]['lime'], 2)} {said}"]
+    assert told == expected and sum("empty" in one for one in told) == 1
+    assert report_text.explained_as("gradcam", 0.527, False) == "Grad-CAM, fidelity .53"
 
 
 @pytest.mark.browser
@@ -963,6 +1031,9 @@ def test_contrast(chromium: Any, written: tuple[Path, str, str], scheme: str) ->
 def test_for_screen_readers(chromium: Any, written: tuple[Path, str, str]) -> None:
     page = chromium.new_page()
     page.goto(written[0].as_uri())
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.click(".zoom >> nth=1")
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     page.close()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 
 from radtransfer import artifacts
 from radtransfer.errors import RadtransferError
-from radtransfer.explain.run import explain, explain_predictions
+from radtransfer.explain.run import explain
 
 OVERALL = {
     "scratch": "scratch/test_resnet/logistic_regression/seed3",
@@ -30,6 +29,11 @@ def explained(mini_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def shown(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -> None:
     artifact = artifacts.read(explained, "explanations", verify=True)
     gallery = json.loads((explained / "gallery.json").read_text())
@@ -37,6 +41,8 @@ def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -
     selected = scores["imagenet/fused/logistic_regression/seed3"]
     assert artifact.content["images"] == len(gallery) == len({case["image_id"] for case in gallery}) > 1
     assert artifact.content["explained"] == OVERALL
+    assert all(case["size"] == [48, 64] for case in gallery)
+    assert {tuple(box) for case in gallery for box in case["boxes"]} == {(12.0, 30.0, 20.0, 38.0)}, "in the picture"
     named = {"explanations.json", "gallery.json", "quality.csv", "quality_sources.csv", "lesions.csv"}
     for case in gallery:
         label, called = scores.at[case["image_id"], "label"], selected[case["image_id"]] >= mini_run.threshold
@@ -50,12 +56,18 @@ def test_gallery_holds_every_source_and_method(mini_run: Any, explained: Path) -
             called = expected >= mini_run.threshold
             assert case["outcomes"][source] == ("T" if bool(label) == called else "F") + ("P" if called else "N")
             named |= set(case["maps"][source].values())
-            assert set(case["maps"][source]) == {"gradcam", "lime"}
+            assert set(case["maps"][source]) == set(case["fidelity"][source]) == {"gradcam", "lime"}
+            plain = [
+                method
+                for method, file in case["maps"][source].items()
+                if np.array_equal(shown(explained / file), shown(explained / case["image"]))
+            ]
+            assert case["fidelity"][source]["gradcam"] == 1 and case["empty"][source] == plain
         named |= {case["image"]} | ({case["boxed"]} if case["boxed"] else set())
     assert named == {path.name for path in explained.iterdir()}
     for path in explained.glob("*.png"):
         with Image.open(path) as picture:
-            assert picture.size == (256, 256) and picture.mode == "RGB"
+            assert picture.size == (192, 256) and picture.mode == "RGB"  # without the padding, four times
 
 
 def test_sources_differ_and_only_one_picture_has_boxes(mini_run: Any, explained: Path) -> None:
@@ -66,8 +78,8 @@ def test_sources_differ_and_only_one_picture_has_boxes(mini_run: Any, explained:
     }
     assert not np.array_equal(pictures[mini_run.sources[0]], pictures[mini_run.sources[1]])
     changed = np.argwhere((pictures[case["image"]] != pictures[case["boxed"]]).any(axis=2))
-    assert changed.min(axis=0).tolist() == pytest.approx([120, 80], abs=3)  # the box (20, 30, 28, 38), four times
-    assert changed.max(axis=0).tolist() == pytest.approx([152, 112], abs=3)
+    assert changed.min(axis=0).tolist() == pytest.approx([120, 48], abs=3)  # the box (12, 30, 20, 38), four times
+    assert changed.max(axis=0).tolist() == pytest.approx([152, 80], abs=3)
 
 
 def test_both_methods_are_measured_on_a_sample(explained: Path) -> None:
@@ -163,68 +175,3 @@ def test_a_model_of_another_run_is_refused(mini_run: Any, tmp_path: Path) -> Non
         content.update(artifacts.read(mini_run.models[0], "model").content, seed=99)
     with pytest.raises(RadtransferError, match=r"wrong: not the model that .* was fitted on"):
         explain(**(mini_run.arguments() | {"models": [wrong, *mini_run.models[1:]]}), **SETTINGS, out=tmp_path / "out")
-
-
-def test_predictions_are_explained_in_original_size(mini_run: Any, tmp_path: Path) -> None:
-    rng = np.random.default_rng(5)
-    (tmp_path / "a").mkdir()
-    files = [tmp_path / "x y&z.png", tmp_path / "a" / "x y&z.png", tmp_path / "...jpg.png"]
-    sizes = [mini_run.original, (50, 200), (64, 64)]
-    for file, size in zip(files, sizes, strict=True):
-        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(file)
-    out = tmp_path / "out"
-    explain_predictions(bundle=mini_run.bundle, images=files, out=out, threads=1)
-    with (out / "index.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["image"] for row in rows] == [str(file) for file in files]
-    assert len({row[method] for row in rows for method in ("gradcam", "lime")}) == 6
-    for row, file, (height, width) in zip(rows, files, sizes, strict=True):
-        assert 0 < float(row["score"]) < 1
-        for method in ("gradcam", "lime"):
-            assert row[method].replace("-", "").replace("_", "").replace(".png", "").isalnum()
-            picture = np.asarray(Image.open(out / row[method]))
-            assert picture.shape == (height, width, 3)
-            original = np.asarray(Image.open(file))
-            untouched = (picture == original[..., None]).all(axis=2)
-            assert 0 < untouched.mean() < 1 or method == "gradcam"
-
-    with pytest.raises(RadtransferError, match="already exists"):
-        explain_predictions(bundle=mini_run.bundle, images=files, out=out, threads=1)
-
-
-def test_nothing_is_drawn_on_a_border_that_was_cut_away(mini_run: Any, tmp_path: Path) -> None:
-    """Within it, the overlays are those of the image without its border."""
-    content = np.random.default_rng(5).integers(0, 256, (64, 96), dtype=np.uint8)
-    framed = np.pad(content, ((30, 10), (5, 20)), constant_values=200)
-    for name, pixels in (("framed", framed), ("content", content)):
-        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    with artifacts.writing(tmp_path / "bundle", "bundle", step="register", settings={}) as (folder, said):
-        shutil.copytree(mini_run.bundle, folder, dirs_exist_ok=True)
-        (folder / "bundle.json").unlink()
-        said.update(artifacts.read(mini_run.bundle, "bundle").content, crop_border=True)
-    out, files = tmp_path / "out", [tmp_path / "framed.png", tmp_path / "content.png"]
-    explain_predictions(bundle=tmp_path / "bundle", images=files, out=out, threads=1)
-    with (out / "index.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert float(rows[0]["score"]) == pytest.approx(float(rows[1]["score"]), rel=1e-6)
-    for method in ("gradcam", "lime"):
-        own, plain = (np.asarray(Image.open(out / row[method])) for row in rows)
-        np.testing.assert_array_equal(own[31:93, 6:100], plain[1:-1, 1:-1])  # superpixels have an outline towards it
-        assert (np.delete(own, np.s_[30:94], axis=0) == 200).all() and (
-            np.delete(own, np.s_[5:101], axis=1) == 200
-        ).all()
-
-
-def test_an_unreadable_image_leaves_nothing_behind(mini_run: Any, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(RadtransferError, match=r"broken\.png"):
-        explain_predictions(bundle=mini_run.bundle, images=[tmp_path / "broken.png"], out=tmp_path / "out", threads=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["broken.png"]
-
-
-def test_a_tampered_bundle_is_refused(mini_run: Any, tmp_path: Path) -> None:
-    shutil.copytree(mini_run.bundle, tmp_path / "bundle")
-    weights = tmp_path / "bundle/models/test_vit/weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(RadtransferError, match="the file was changed"):
-        explain_predictions(bundle=tmp_path / "bundle", images=[], out=tmp_path / "out", threads=1)

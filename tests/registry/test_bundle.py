@@ -67,8 +67,10 @@ def test_beyond_the_limit_there_is_no_label_and_the_score_is_the_same(chain: Cha
             assert one.label is None
         elif not plain[one.image].unfit:
             assert one.label == plain[one.image].label
-    overlays = list((tmp_path / "shown").rglob("*-gradcam.png"))
-    assert len(overlays) == sum(not one.unfit for one in found)
+    told = pd.read_csv(tmp_path / "shown" / "index.csv", keep_default_na=False)
+    assert told["unfit"].tolist() == [one.unfit for one in found]
+    assert told["label"].tolist() == [one.label or "" for one in found]
+    assert (told["gradcam"] != "").all(), "what has a score is explained, unlike the training images or not"
 
 
 def test_what_no_network_need_see_is_told_by_name(chain: Chain, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import sys
 from typing import NoReturn
 
 from radtransfer.cli import datasets, steps
+from radtransfer.cli.explain import explain
 from radtransfer.cli.runs import app
 from radtransfer.cli.tune import tune
 from radtransfer.errors import RadtransferError
 
 app.command()(tune)
 app.add_typer(steps.app)
+app.command()(explain)
 app.add_typer(datasets.app, name="datasets")
 
 

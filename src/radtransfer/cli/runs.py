@@ -194,7 +194,7 @@ def compile_(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or DICOM files.")],
     bundle: Annotated[Path, typer.Option(help="Bundle that `register` or `run` made.")],
-    explain: Annotated[Path | None, typer.Option(help="Folder for a Grad-CAM overlay of each image.")] = None,
+    explain: Annotated[Path | None, typer.Option(help="Folder for explanations, as of `radtransfer explain`.")] = None,
     format_: Annotated[Literal["csv", "json"], typer.Option("--format", help="Format of the output.")] = "csv",
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads; 0: all that this process may use (affinity, container quota).")

@@ -344,36 +344,6 @@ def evaluate(
 
 
 @app.command()
-def explain(
-    target_store: TargetStore,
-    evaluation: Evaluation,
-    classifiers: Classifiers,
-    models: Models,
-    out: Out,
-    images_per_outcome: Annotated[int, typer.Option(min=0, help="Test images per outcome (TP, FP, FN, TN).")] = 2,
-    lime_samples: Annotated[int, typer.Option(min=10, help="Perturbed images per LIME explanation.")] = 200,
-    quality_images: Annotated[int, typer.Option(min=0, help="Test images that both methods are measured on.")] = 16,
-    seed: Seed = 0,
-    threads: Threads = 2,
-) -> None:
-    """Show where the models look: Grad-CAM and LIME on test images."""
-    from radtransfer.explain.run import explain as step
-
-    step(
-        target_store=target_store,
-        evaluation=evaluation,
-        classifiers=classifiers,
-        models=models,
-        images_per_outcome=images_per_outcome,
-        lime_samples=lime_samples,
-        quality_images=quality_images,
-        seed=seed,
-        threads=threads,
-        out=out,
-    )
-
-
-@app.command()
 def register(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     target_store: TargetStore,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 _MARKERS = {
     "in_domain": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",
@@ -241,10 +241,10 @@ def plot(
     return frame.format(width, height, round(width * 1.3), identity, Markup("").join(parts))
 
 
-def boxes(rectangles: Sequence[Sequence[float]], size: int) -> Markup:
-    """Annotated boxes ([x0, y0, x1, y1] px in a square image of side ``size``) as an overlay of that image."""
+def boxes(rectangles: Sequence[Sequence[float]], width: int, height: int) -> Markup:
+    """Annotated boxes ([x0, y0, x1, y1] px of an image of that size) as an overlay of that image."""
     rect = Markup('<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}"/>')
     drawn = [rect.format(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in rectangles]
-    return Markup('<svg class="boxes" viewBox="0 0 {0} {0}" aria-hidden="true">{1}</svg>').format(
-        escape(size), Markup("").join(drawn)
+    return Markup('<svg class="boxes" viewBox="0 0 {} {}" aria-hidden="true">{}</svg>').format(
+        width, height, Markup("").join(drawn)
     )

@@ -74,18 +74,28 @@ for (const table of all("table.sortable")) {
 }
 
 const toggle = document.getElementById("show-boxes");
+const viewer = document.getElementById("viewer");
+const boxes = viewer.querySelector("[data-boxes]");
+const showBoxes = (shown) => {
+  document.body.classList.toggle("no-boxes", !shown);
+  boxes.setAttribute("aria-pressed", shown);
+  toggle.checked = shown;
+};
 if (toggle) {
   toggle.closest(".filter").hidden = false;
-  toggle.addEventListener("change", () => document.body.classList.toggle("no-boxes", !toggle.checked));
+  toggle.addEventListener("change", () => showBoxes(toggle.checked));
 }
 
-const viewer = document.getElementById("viewer");
 const pictures = all(".zoom");
 let current = 0;
 const show = (index) => {
   current = (index + pictures.length) % pictures.length;
+  const { caption, method } = pictures[current].dataset;
   viewer.querySelector(".stage").replaceChildren(pictures[current].querySelector(".pic").cloneNode(true));
-  viewer.querySelector("p").textContent = pictures[current].dataset.caption;
+  viewer.querySelector("p").textContent = caption;
+  const key = method && document.querySelector(`.colours [data-method="${method}"]`);
+  viewer.querySelector(".key").replaceChildren(...(key ? key.cloneNode(true).children : []));
+  boxes.hidden = !viewer.querySelector(".boxes");
 };
 pictures.forEach((button, index) => {
   button.addEventListener("click", () => {
@@ -96,6 +106,7 @@ pictures.forEach((button, index) => {
 viewer.addEventListener("click", (event) => {
   const step = Number(event.target.dataset.step);
   if (step) show(current + step);
+  else if ("boxes" in event.target.dataset) showBoxes(!toggle.checked);
   else if (event.target === viewer || "close" in event.target.dataset) viewer.close();
 });
 viewer.addEventListener("keydown", (event) => {

@@ -18,6 +18,7 @@ from radtransfer.evaluation.charts import Axis, number
 from radtransfer.evaluation.literature import published
 from radtransfer.evaluation.report_run import Run, open_run
 from radtransfer.evaluation.verdict import FEW, TOO_FEW
+from radtransfer.explain import draw
 from radtransfer.pages import plain
 from radtransfer.robustness.kinds import EVERY, GRADES, KINDS
 
@@ -103,6 +104,8 @@ def render(run: Run) -> str:
         grades=GRADES,
         every=EVERY,
         gallery=figures.gallery(run),
+        heat_scale=draw.heat_scale(),
+        lime_colours=draw.lime_colours(),
         published=published(run.target.content["layout"], run.target.content["part"]),
         histories={
             "fine-tuning": figures.histories(run.models, "fine-tuning"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from radtransfer import artifacts
+from radtransfer import artifacts, pages
 from radtransfer.artifacts import Artifact
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import charts
@@ -22,7 +20,6 @@ from radtransfer.evaluation.report_run import Row, Run
 from radtransfer.evaluation.report_text import OUTCOMES, SOURCE_NAMES, estimate, features_name, model_name
 from radtransfer.robustness.kinds import GRADES, KINDS, graded
 
-_EMBEDDED_SIDE = 640  # px; larger pictures are shrunk before they go into the page
 _MAX_SIDE = 4096
 UNIT = Axis(0, 1, 0.2)
 
@@ -222,22 +219,20 @@ def _embed(folder: Path, name: str) -> str:
             picture = image.convert("L" if image.mode == "L" else "RGB")
     except OSError as error:
         raise RadtransferError(f"{path}: cannot be read as an image ({error}); explain again") from None
-    picture.thumbnail((_EMBEDDED_SIDE, _EMBEDDED_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=90, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return pages.embedded(picture)
 
 
 def gallery(run: Run) -> list[dict[str, Any]]:
-    """The explained cases, each picture as a ``data:`` URI."""
-    folder, size = run.explanations.path, run.target.content["size"]
+    """The explained cases, each picture as a ``data:`` URI, with its aspect (width by height)."""
+    folder = run.explanations.path
     order = list(OUTCOMES)
     cases = sorted(artifacts.read_json(folder / "gallery.json"), key=lambda case: order.index(case["outcome"]))
     return [
         case
         | {
             "image": _embed(folder, case["image"]),
-            "overlay": charts.boxes(case["boxes"], size) if case["boxes"] else "",
+            "aspect": case["size"][0] / case["size"][1],
+            "overlay": charts.boxes(case["boxes"], *case["size"]) if case["boxes"] else "",
             "maps": {
                 source: {method: _embed(folder, name) for method, name in case["maps"][source].items()}
                 for source in run.sources

@@ -62,6 +62,16 @@ SYNTHETIC = "Synthetic images: shows that the pipeline works, says nothing about
 RESEARCH_USE = "For research use. Not a medical device."
 
 
+def explained_as(method: str, fidelity: float, empty: bool) -> str:
+    """The name of a map with its fidelity (LIME's R²), unless it is exact, and whether nothing is on it."""
+    name = METHOD_NAMES.get(method, method)
+    if method == "lime":
+        name += f", R² {number(fidelity, 2)}"
+    elif fidelity < 1:
+        name += f", fidelity {number(fidelity, 2)}"
+    return f"{name}, empty" if empty else name
+
+
 def estimate(value: Row) -> str:
     """A figure with its 95 % interval, e.g. ``.861 (.81-.91)`` with an en dash."""
     if value["low"] is None or value["high"] is None:

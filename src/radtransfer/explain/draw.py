@@ -7,24 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
+COLOURS = (
+    "Orange speaks for the positive class, blue against it, the stronger the more opaque. Grad-CAM: opacity grows with "
+    "the map, to 80 % at its peak. LIME: outlined patches. Boxes: yellow dashes on black."
+)
 RGB = NDArray[np.uint8]
-MINIMUM_SIDE = 256
-HEAT_COLOURS = "plasma"
+LEGIBLE_SIDE = 256
+"""Of the longer side of a picture at least, px."""
 # Okabe and Ito, Color Universal Design: orange, blue and yellow.
 FOR, AGAINST, BOX = (230, 159, 0), (0, 114, 178), (240, 228, 66)
+HEAT_OPACITY = 0.8
+"""At the peak of a map. One colour, growing: a scale of several, such as plasma, has steps that look like the bare grey
+of a radiograph to readers with red-green blindness."""
 SHOWN_EACH_WAY = 5
 DASH = 6
 
 
 def heat_overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> RGB:
-    """The image [H, W] under a map [H, W] in [0, 1]; the stronger the map, the more of its colour."""
-    colours = colormaps[HEAT_COLOURS](heat)[..., :3] * 255
-    return _blend(image, colours, 0.7 * heat)
+    """The image [H, W] under a map [H, W] in [0, 1]; the stronger the map, the more orange."""
+    return _blend(image, np.array(FOR), HEAT_OPACITY * heat)
+
+
+def heat_scale(steps: int = 17) -> list[str]:
+    """What a map of 0, ..., 1 makes of mid-grey, as CSS colours: the colour bar of :func:`heat_overlay`."""
+    bar = heat_overlay(np.full((1, steps), 128, np.uint8), np.linspace(0, 1, steps, dtype=np.float32)[None])
+    return [_css(colour) for colour in bar[0].tolist()]
+
+
+def lime_colours() -> dict[str, str]:
+    """The CSS colours of what speaks ``for`` and ``against`` the positive class in :func:`lime_overlay`."""
+    return {"for": _css(FOR), "against": _css(AGAINST)}
 
 
 def lime_overlay(image: NDArray[np.uint8], segments: NDArray[np.int64], weights: NDArray[np.float64]) -> RGB:
@@ -71,7 +87,7 @@ def save(path: Path, picture: RGB) -> None:
 
 
 def legible(picture: RGB) -> RGB:
-    """A picture [H, W, 3] enlarged by a whole factor to at least 256 px on its shorter side."""
+    """A picture [H, W, 3] enlarged by a whole factor to at least 256 px on its longer side."""
     return np.asarray(_enlarged(picture))
 
 
@@ -80,8 +96,12 @@ def _blend(image: NDArray[np.uint8], colours: NDArray[np.generic], opacity: NDAr
     return np.rint(image[..., None] * (1 - share) + np.asarray(colours, np.float32) * share).astype(np.uint8)
 
 
+def _css(colour: Sequence[int]) -> str:
+    return "#" + "".join(f"{channel:02x}" for channel in colour)
+
+
 def _factor(shape: Sequence[int]) -> int:
-    return max(1, -(-MINIMUM_SIDE // min(shape[:2])))
+    return max(1, -(-LEGIBLE_SIDE // max(shape[:2])))
 
 
 def _enlarged(picture: RGB) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from radtransfer.explain.superpixels import CHUNK_BYTES, Box, inside
+from radtransfer.explain.superpixels import CHUNK_BYTES, Box, pixels_of
 
 STEPS = 10
 """Equal shares of the pixels, after each of which the image is scored."""
@@ -24,7 +24,7 @@ def tiles(size: int, content: Box) -> NDArray[np.int64]:
 
     K is :data:`TILES` squared, less where the image has fewer pixels along a side.
     """
-    left, top, right, bottom = inside(content, (size, size))
+    left, top, right, bottom = pixels_of(content, (size, size))
     high, wide = bottom - top, right - left
     down, across = (np.arange(side) * min(TILES, side) // side for side in (high, wide))
     found = np.full((size, size), -1, np.int64)

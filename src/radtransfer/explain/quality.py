@@ -35,8 +35,6 @@ COLUMNS = ["tl_source", "method", "image_id", "group_id", "score", *MEASURES, "c
 BETWEEN = ["a", "b", "image_id", "group_id", "agreement"]
 BORDER = 1 / 20
 """Of each side of the image, at its edges: the border, together with the padding."""
-TOP = 5
-"""Superpixels whose weights are the greatest, of either sign."""
 REPLICATES = 2000
 FAMILY = "explanation_quality"
 ABOUT = (
@@ -46,15 +44,15 @@ ABOUT = (
     "map's highest value down, in ten steps; low is good. Insertion: the same while they are put back; high is good. "
     "Gain: insertion less deletion; 0 on average for a random order, which is measured beside (tiles of the image, "
     "the same for all sources). Gain is in units of probability: a source whose probabilities spread wider gains more "
-    "for that alone. LIME is fitted to such hiding, which favours it over Grad-CAM. Energy: share of a map's positive "
-    "mass inside the boxes; peak: share of images whose map peaks inside one; chance of both: the boxes' share of the "
-    "image. Border: share of the positive mass on the outer twentieth of the image's sides and on the padding; its "
-    "chance is the share of the area. A map with nothing positive counts as 0 in energy and peak and not at all on "
-    "the border. Fidelity: how much of the model near the image the linear function explains that the map is read "
-    "from (R²). Agreement: Spearman correlation of Grad-CAM, averaged over each superpixel, with LIME's weights. "
-    "Stability: the same of LIME between two draws of its perturbations; overlap: the share of the five greatest "
-    "superpixels that both have. Intervals and p-values resample leakage groups; p-values are corrected together "
-    f"(Holm), and there are none below {TOO_FEW} groups."
+    "for that alone. LIME is fitted to hidden patches, which favours it over Grad-CAM. Energy: share of a map's "
+    "positive mass inside the boxes; peak: share of images whose map peaks inside one; chance of both: the boxes' "
+    "share of the image. Border: share of the positive mass on the outer twentieth of the image's sides and on the "
+    "padding; its chance is the share of the area. A map with nothing positive counts as 0 in energy and peak and not "
+    "at all on the border. Fidelity: how much of the model near the image the linear function explains that the map "
+    "is read from (R²). Agreement: Spearman correlation of Grad-CAM, averaged over each superpixel, with LIME's "
+    "weights. Stability: the same of LIME between two draws of its perturbations; overlap: the share of the five "
+    "greatest superpixels that both have. Intervals and p-values resample leakage groups; p-values are corrected "
+    f"together (Holm), and there are none below {TOO_FEW} groups."
 )
 _NOISE = 9  # decimals of LIME's weights: those of a probability that nothing changes are rounding, and of any sign
 
@@ -214,7 +212,7 @@ def write(
 
 def border(size: int, content: superpixels.Box) -> NDArray[np.bool_]:
     """What of a square of side ``size`` lies within :data:`BORDER` of the sides of ``content`` (px), or outside it."""
-    left, top, right, bottom = superpixels.inside(content, (size, size))
+    left, top, right, bottom = superpixels.pixels_of(content, (size, size))
     at = np.arange(size) + 0.5
     down, across = (
         (low + BORDER * (high - low) <= at) & (at < high - BORDER * (high - low))
@@ -223,26 +221,17 @@ def border(size: int, content: superpixels.Box) -> NDArray[np.bool_]:
     return ~np.outer(down, across)
 
 
-def overlap(one: Floats, other: Floats) -> float:
-    """Which share of the :data:`TOP` superpixels with the greatest weights, of either sign, two explanations share.
-
-    NaN where there are no more superpixels than that, or one of them has no weights.
-    """
-    if len(one) <= TOP or not (one.any() and other.any()):
-        return float("nan")
-    highest = [set(np.argsort(-np.abs(weights), kind="stable")[:TOP].tolist()) for weights in (one, other)]
-    return len(highest[0] & highest[1]) / TOP
-
-
 def _of_lime(heat: NDArray[np.float32], first: superpixels.Lime, second: superpixels.Lime) -> dict[str, dict[str, Any]]:
     """What two explanations of an image by LIME say of each other, and of its Grad-CAM [S, S]."""
-    one, other = _rounded(first.weights), _rounded(second.weights)
+    one = _rounded(first.weights)
     mean = ndimage.mean(heat, first.segments, np.arange(len(one)))
     agreement = {"agreement": cases.rank_correlation(mean, one)}
-    steady = {"stability": cases.rank_correlation(one, other), "overlap": overlap(one, other)}
+    steady = superpixels.steadiness(first, second)
     return {
         "gradcam": dict(agreement),
-        "lime": agreement | steady | {"fidelity": first.fidelity if one.any() else float("nan")},
+        "lime": agreement
+        | {"stability": steady.spearman, "overlap": steady.top}
+        | {"fidelity": first.fidelity if one.any() else None},
     }
 
 
@@ -253,7 +242,7 @@ def _placed(
     empty = not (heat > 0).any()
     mask = border(len(heat), content)
     found: dict[str, Any] = {"empty": empty, "border": cases.energy_inside(heat, mask)}
-    left, top, right, bottom = superpixels.inside(content, heat.shape)
+    left, top, right, bottom = superpixels.pixels_of(content, heat.shape)
     whole = mask if method == "gradcam" else mask[top:bottom, left:right]  # LIME's map is of the image alone
     found["border_chance"] = float(whole.mean())
     if len(boxes):

@@ -1,13 +1,11 @@
-"""The explain step: chosen test images, seen through every transfer-learning source; and explained predictions."""
+"""The explain step: chosen test images, seen through every transfer-learning source."""
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,20 +15,13 @@ from radtransfer import artifacts
 from radtransfer.explain import cases, draw, gradcam, pointing, quality, superpixels
 from radtransfer.fusion import predictor
 from radtransfer.fusion.sources import sources
-from radtransfer.preprocess.decode import decode
-from radtransfer.preprocess.letterbox import Letterbox, letterbox, region
-from radtransfer.preprocess.pixels import Window
+from radtransfer.preprocess.letterbox import region
 from radtransfer.preprocess.store import Store
 from radtransfer.progress import track
 from radtransfer.training.runtime import settle
 
 METHODS = {"gradcam": gradcam.DESCRIPTION, "lime": superpixels.DESCRIPTION}
-COLOURS = (
-    "Grad-CAM: matplotlib's 'plasma', from blue (weak, nearly transparent) to yellow (strong). LIME: orange speaks for "
-    "the positive class, blue against it, the stronger the more opaque. Boxes: yellow dashes on black."
-)
 SCORE_TOLERANCE = 1e-3
-PREDICTION_SAMPLES = 200
 
 
 def explain(
@@ -92,7 +83,7 @@ def explain(
     settings = {"images_per_outcome": images_per_outcome, "lime_samples": lime_samples, "seed": seed}
     settings |= {"quality_images": quality_images, "threads": threads}
     with artifacts.writing(out, "explanations", step="explain", settings=settings, inputs=inputs) as (staging, content):
-        notes = [cases.RULE, COLOURS, *_shortfalls(chosen, images_per_outcome)]
+        notes = [cases.RULE, draw.COLOURS, *_shortfalls(chosen, images_per_outcome)]
         gallery = [_entry(case, staging) for case in shown]
         met: list[dict[str, Any]] = []
         measured: dict[str, quality.Measured] = {}
@@ -105,13 +96,15 @@ def explain(
             if not shown:
                 continue
             met += pointing.measured(store, tl_source, predict, seed)
-            for case, entry, (score, files) in zip(
+            for case, entry, drawn in zip(
                 shown, gallery, _explained(shown, predict, tl_source, lime_samples, seed, staging), strict=True
             ):
-                entry["scores"][tl_source], entry["maps"][tl_source] = score, files
+                entry["scores"][tl_source] = drawn.score
+                entry["maps"][tl_source], entry["fidelity"][tl_source] = drawn.files, drawn.fidelity
+                entry["empty"][tl_source] = drawn.empty
                 label = bool(scores["label"][case.image_id])
-                entry["outcomes"][tl_source] = cases.outcome(label, score >= thresholds[row_id])
-                drift = abs(score - float(scores[row_id][case.image_id]))
+                entry["outcomes"][tl_source] = cases.outcome(label, drawn.score >= thresholds[row_id])
+                drift = abs(drawn.score - float(scores[row_id][case.image_id]))
                 if drift > SCORE_TOLERANCE:
                     notes.append(f"{row_id}: {case.image_id} scores {drift:.4f} away from its evaluated score.")
         artifacts.write_json(staging / "gallery.json", gallery)
@@ -125,46 +118,6 @@ def explain(
         content["quality"] = quality.write(store, sampled, measured, seed, staging)
 
 
-def explain_predictions(*, bundle: Path, images: list[Path], out: Path, threads: int) -> None:
-    """Explain a bundle's predictions for image files: a Grad-CAM and a LIME overlay each, in original size.
-
-    ``out`` becomes an explanations artifact with ``index.csv`` (image, score, gradcam, lime) and the PNGs, whose names
-    are a running number and what is safe of the image's name.
-
-    Raises:
-        RadtransferError: a bundle or image that cannot be read, or ``out`` exists and is not empty; nothing is
-            written then.
-    """
-    settle(threads, 0)
-    opened = artifacts.read(bundle, "bundle")
-    predict = predictor.of_bundle(bundle)
-    window, crop_border = Window.of(opened.content.get("ct_window", ())), opened.content.get("crop_border", False)
-    settings = {"lime_samples": PREDICTION_SAMPLES, "seed": 0, "threads": threads}
-    with artifacts.writing(
-        out, "explanations", step="explain_predictions", settings=settings, inputs={"bundle": opened}
-    ) as (staging, content):
-        with (staging / "index.csv").open("w", newline="", encoding="utf-8") as stream:
-            index = csv.writer(stream)
-            index.writerow(["image", "score", "gradcam", "lime"])
-            for number, path in enumerate(track(images, "explain", len(images)), start=1):
-                pixels = decode(path, window).pixels
-                stored, frame = letterbox(pixels, int(opened.content["store_size"]), crop_border=crop_border)
-                stem = f"{number:04d}-{_safe(path.stem)}"
-                passed = predict.passed(stored[None])
-                heat = frame.restore(gradcam.gradcam(predict, stored[None], passed).maps[0]).clip(0, 1)
-                height, width = pixels.shape
-                found = superpixels.lime(
-                    predict, stored, frame.box(0, 0, width, height), samples=PREDICTION_SAMPLES, seed=0
-                )
-                segments = _nearest(found.segments, frame)
-                draw.save(staging / f"{stem}-gradcam.png", draw.heat_overlay(pixels, heat))
-                overlay = draw.lime_overlay(pixels, segments, found.weights)
-                draw.save(staging / f"{stem}-lime.png", overlay)
-                score = float(predict.of_passed(passed)[0])
-                index.writerow([str(path), repr(score), f"{stem}-gradcam.png", f"{stem}-lime.png"])
-        content |= {"images": len(images), "methods": METHODS, "notes": [COLOURS]}
-
-
 @dataclass(frozen=True)
 class _Shown:
     """A chosen test image as it is stored."""
@@ -176,6 +129,16 @@ class _Shown:
     boxes: list[list[float]]
     region: superpixels.Box
     stem: str
+
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the image inside its padding, px."""
+        return superpixels.pixels_of(self.region, self.pixels.shape)
+
+    def within(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What of a picture of the stored square is no padding."""
+        left, top, right, bottom = self.edges
+        return picture[top:bottom, left:right]
 
 
 def _look_up(store: Store, chosen: list[cases.Case]) -> list[_Shown]:
@@ -194,28 +157,45 @@ def _look_up(store: Store, chosen: list[cases.Case]) -> list[_Shown]:
 
 
 def _entry(case: _Shown, staging: Path) -> dict[str, Any]:
-    """The case in ``gallery.json``, its pictures without maps written: ``image`` and, with the boxes, ``boxed``."""
-    draw.save(staging / f"{case.stem}.png", draw.plain(case.pixels))
-    boxed = f"{case.stem}-boxes.png" if case.boxes else None
+    """The case in ``gallery.json``, its pictures without maps written: ``image`` and, with the boxes, ``boxed``.
+
+    Pictures show the image without its padding; ``boxes`` lie in it, ``size`` is its width and height, in stored px.
+    """
+    left, top, right, bottom = case.edges
+    boxes = [[x0 - left, y0 - top, x1 - left, y1 - top] for x0, y0, x1, y1 in case.boxes]
+    draw.save(staging / f"{case.stem}.png", draw.plain(case.within(case.pixels)))
+    boxed = f"{case.stem}-boxes.png" if boxes else None
     if boxed:
-        draw.save(staging / boxed, draw.plain(case.pixels, case.boxes))
+        draw.save(staging / boxed, draw.plain(case.within(case.pixels), boxes))
     return {
         "image_id": case.image_id,
         "outcome": case.outcome,
         "label_name": case.label_name,
-        "boxes": case.boxes,
+        "boxes": boxes,
+        "size": [right - left, bottom - top],
         "image": f"{case.stem}.png",
         "boxed": boxed,
         "scores": {},
         "outcomes": {},
         "maps": {},
+        "fidelity": {},
+        "empty": {},
     }
+
+
+class _Drawn(NamedTuple):
+    """A case as one source sees it: score, overlay and fidelity by method, and the methods with nothing positive."""
+
+    score: float
+    files: dict[str, str]
+    fidelity: dict[str, float]
+    empty: list[str]
 
 
 def _explained(
     shown: list[_Shown], predict: predictor.Predictor, tl_source: str, samples: int, seed: int, staging: Path
-) -> Iterator[tuple[float, dict[str, str]]]:
-    """Write each case's overlays; yield its score, and the file of each method."""
+) -> Iterator[_Drawn]:
+    """Write each case's overlays."""
     images = np.stack([case.pixels for case in shown])
     passed = predict.passed(images)
     scores, heats = predict.of_passed(passed), gradcam.gradcam(predict, images, passed)
@@ -227,8 +207,14 @@ def _explained(
         }
         files = {method: f"{case.stem}-{tl_source}-{method}.png" for method in pictures}
         for method, picture in pictures.items():
-            draw.save(staging / files[method], draw.legible(picture))
-        yield float(scores[place]), files
+            draw.save(staging / files[method], draw.legible(case.within(picture)))
+        maps = {"gradcam": heats.maps[place], "lime": lime.map}
+        yield _Drawn(
+            score=float(scores[place]),
+            files=files,
+            fidelity={"gradcam": float(heats.fidelity[place]), "lime": lime.fidelity},
+            empty=[method for method, heat in maps.items() if not (heat > 0).any()],
+        )
 
 
 def _shortfalls(chosen: list[cases.Case], wanted: int) -> list[str]:
@@ -238,20 +224,3 @@ def _shortfalls(chosen: list[cases.Case], wanted: int) -> list[str]:
         for outcome, count in counts.items()
         if count < wanted
     ]
-
-
-def _nearest(segments: NDArray[np.int64], frame: Letterbox) -> NDArray[np.int64]:
-    """Superpixels [S, S] of the stored square as [height, width] of the original image; -1 where it is not shown."""
-    wide, high = frame.content
-    across, down = frame.x1 - frame.x0, frame.y1 - frame.y0
-    columns = frame.left + (np.arange(across) + 0.5) * wide / across
-    lines = frame.top + (np.arange(down) + 0.5) * high / down
-    found = np.full((frame.height, frame.width), -1, np.int64)
-    shown = segments[lines.astype(np.intp)[:, None], columns.astype(np.intp)[None, :]]
-    found[frame.y0 : frame.y1, frame.x0 : frame.x1] = shown
-    return found
-
-
-def _safe(stem: str) -> str:
-    """What of a file's stem may stand in a file name anywhere; the running number before it keeps it unique."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:60].strip("_") or "image"

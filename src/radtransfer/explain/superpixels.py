@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lime.lime_image import LimeImageExplainer
 from numpy.typing import NDArray
+from scipy.linalg import hadamard
 from scipy.ndimage import gaussian_filter
+from scipy.stats import spearmanr
 from skimage.segmentation import slic
 
 from radtransfer.errors import RadtransferError
@@ -22,10 +24,14 @@ SUPERPIXELS = 48
 COMPACTNESS = 0.2
 BLUR = 1 / 16
 CHUNK_BYTES = 2**26
+TOP = 5
+FAINTEST = 1e-6
+"""Weights that are all below this probability have no order worth comparing."""
 DESCRIPTION = (
     "LIME on the calibrated probability of the complete predictor (all backbones, fusion, classifier, calibration): "
     f"about {SUPERPIXELS} SLIC superpixels of the grey image without its letterbox padding; a hidden superpixel shows "
-    "the image blurred (Gaussian, sigma = 1/16 of the image's side), so what counts is detail, not overall brightness. "
+    "its mean, so what counts is detail, not overall brightness. "
+    "Perturbed images are a balanced design: every superpixel, and every pair, is shown equally often. "
     "Weights are in units of probability per superpixel."
 )
 
@@ -50,6 +56,57 @@ class Lime:
         return np.append(self.weights, 0.0)[self.segments].astype(np.float32)
 
 
+class Steadiness(NamedTuple):
+    """How far two explanations of one image agree that differ in their random draws.
+
+    Attributes:
+        spearman: rank correlation of the superpixels' weights; None where one of them weighs all alike.
+        top: share that the five greatest weights of either sign have in common; None where there are no more than
+            five superpixels, or one explanation weighs none.
+    """
+
+    spearman: float | None
+    top: float | None
+
+
+def steadiness(one: Lime, other: Lime) -> Steadiness:
+    """Hold two explanations of one image by the same superpixels against each other."""
+    weights = np.abs(np.stack([one.weights, other.weights]))
+    if weights.max(axis=1).min() < FAINTEST:
+        return Steadiness(None, None)
+    alike = np.ptp([one.weights, other.weights], axis=1).min() < FAINTEST
+    top = len(greatest(one.weights) & greatest(other.weights)) / TOP if weights.shape[1] > TOP else None
+    return Steadiness(None if alike else float(spearmanr(one.weights, other.weights).statistic), top)
+
+
+def greatest(weights: NDArray[np.float64]) -> set[int]:
+    """The five superpixels with the greatest weights [K], of either sign."""
+    return set(np.argsort(-np.abs(weights), kind="stable")[:TOP].tolist())
+
+
+def design(samples: int, superpixels: int, random: np.random.RandomState) -> NDArray[np.int64]:
+    """Which superpixels perturbed images show: 0 or 1, int [samples, superpixels]; all of them in the first.
+
+    Each is shown in half of the others, as in LIME's independent draws, but by design: columns of a Hadamard matrix in
+    random order and with random signs, rows in random order, and behind each row its complement (Plackett and Burman,
+    Biometrika 33, 1946; folded over as by Box and Wilson, JRSS B 13, 1951). In a whole round, of twice the matrix's
+    order, every two superpixels are shown together, apart and not at all equally often, so that no weight takes what
+    is another's; and what two superpixels do only together cancels between a row and its complement. The round is
+    repeated with other signs and orders until there are enough, and cut.
+
+    Explanations of equal cost agree better over seeds: docs/explanations.md says by how much.
+    """
+    order = 2 ** superpixels.bit_length()
+    signs = hadamard(order, dtype=np.int64)
+    rounds = []
+    for _ in range(-(-(samples - 1) // (2 * order))):
+        columns = 1 + random.permutation(order - 1)[:superpixels]  # column 0 is constant
+        rows = signs[random.permutation(order)][:, columns] * random.choice((-1, 1), superpixels)
+        rounds.append(np.stack([rows, -rows], axis=1).reshape(2 * order, superpixels))
+    whole = np.ones((1, superpixels), np.int64)
+    return np.concatenate([whole, *((rows + 1) // 2 for rows in rounds)])[:samples]
+
+
 def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:
     """SLIC superpixels 0..K-1 of the grey image inside ``content`` (px of the stored image); -1 outside.
 
@@ -58,7 +115,7 @@ def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:
     Raises:
         RadtransferError: ``content`` covers no pixel.
     """
-    left, top, right, bottom = inside(content, image.shape)
+    left, top, right, bottom = pixels_of(content, image.shape)
     if left >= right or top >= bottom:
         raise RadtransferError(f"LIME: the image covers no pixel of its stored square ({content}); check its size")
     shown = image[top:bottom, left:right]
@@ -68,9 +125,23 @@ def segment(image: NDArray[np.uint8], content: Box) -> NDArray[np.int64]:
     return segments
 
 
+def averaged(image: NDArray[np.uint8], segments: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """What hidden superpixels show, as in the library: each its mean; the padding as it is.
+
+    The image blurred would let a hidden superpixel tell of its neighbours: two seeds then agree less, and the linear
+    function explains less (docs/explanations.md).
+    """
+    inside = segments >= 0
+    labels = segments[inside]
+    means = np.bincount(labels, image[inside]) / np.bincount(labels)
+    hidden = image.copy()
+    hidden[inside] = np.rint(means[labels])
+    return hidden
+
+
 def blurred(image: NDArray[np.uint8], content: Box) -> NDArray[np.uint8]:
-    """What a hidden superpixel shows: the image inside ``content``, blurred without its padding bleeding in."""
-    left, top, right, bottom = inside(content, image.shape)
+    """The image without detail inside ``content``, blurred without its padding bleeding in."""
+    left, top, right, bottom = pixels_of(content, image.shape)
     hidden = image.copy()
     shown = image[top:bottom, left:right].astype(np.float32)
     hidden[top:bottom, left:right] = np.rint(gaussian_filter(shown, BLUR * len(image), mode="reflect"))
@@ -95,7 +166,7 @@ def lime(
         seed: of the perturbations; the same image and seed give the same explanation.
     """
     segments = segment(image, content)
-    explainer = _Explainer(predict, blurred(image, content), seed)
+    explainer = _Explainer(predict, averaged(image, segments), seed)
     found = explainer.explain_instance(
         image, None, labels=(1,), hide_color=0, top_labels=None, num_samples=samples,
         segmentation_fn=lambda _: segments, random_seed=seed,
@@ -125,8 +196,7 @@ class _Explainer(LimeImageExplainer):  # type: ignore[misc]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Which superpixels are shown, int [num_samples, K] (all of them in row 0), and [1 - p, p] of each row."""
         grey = image[..., 0]
-        shown = self.random_state.randint(0, 2, (num_samples, int(segments.max()) + 1))
-        shown[0] = 1
+        shown = design(num_samples, int(segments.max()) + 1, self.random_state)
         visible = np.pad(shown.astype(bool), ((0, 0), (0, 1)), constant_values=True)  # column -1: the padding
         chunk = max(32, CHUNK_BYTES // grey.size)
         scores = np.concatenate(
@@ -138,7 +208,7 @@ class _Explainer(LimeImageExplainer):  # type: ignore[misc]
         return shown, np.stack([1 - scores, scores], axis=1)
 
 
-def inside(content: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Whole px of ``content`` in a square of this shape, as left, top, right (exclusive), bottom (exclusive)."""
+def pixels_of(content: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom edge of a region inside a picture [H, W], whole px."""
     left, top = max(0, round(content[0])), max(0, round(content[1]))
     return left, top, min(shape[1], round(content[2])), min(shape[0], round(content[3]))

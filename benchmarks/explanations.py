@@ -183,7 +183,7 @@ def agreement(predict: Predictor, images: NDArray[np.uint8], frames: list[Letter
         theirs = np.array([library.get(superpixel, 0.0) for superpixel in range(count)])
         blur = superpixels.blurred(image, box)
         for name, changed in (
-            ("as it is", {}),
+            ("as it is", {"design": superpixels.design}),
             ("independent draws", {"design": independent}),
             ("hidden superpixels blurred", {"averaged": lambda *_, blur=blur: blur}),
             ("both", {"design": independent, "averaged": lambda *_, blur=blur: blur}),

@@ -243,7 +243,14 @@ def test_explain_has_two_forms(
     assert invoke(monkeypatch, "explain", *STEP, "--lime-samples", "60", "--out", "o") == 0
     assert explainers == {
         "step": {"target_store": Path("t"), "evaluation": Path("e"), "classifiers": [Path("c")]}
-        | {"models": [Path("m"), Path("n")], "images_per_outcome": 2, "lime_samples": 60, "quality_images": 16, "seed": 0, "threads": 2}
+        | {
+            "models": [Path("m"), Path("n")],
+            "images_per_outcome": 2,
+            "lime_samples": 60,
+            "quality_images": 16,
+            "seed": 0,
+            "threads": 2,
+        }
         | {"out": Path("o")}
     }
 

@@ -19,6 +19,7 @@ from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS
 from radtransfer_pipelines.resources import DATA_ROOT, VOLUME_CLAIM
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PLACES = ("weights_mirror", "pretrained_models", "checkpoints", "registry")
 """Parameters that name a folder, but for the data root."""
 TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -29,6 +30,7 @@ TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "LIST": ("a list", (list,)),
     "STRUCT": ("a mapping", (dict,)),
 }
+ANY = ("a value", (object,))
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Package:
         except FileNotFoundError:
             raise RadtransferError(f"{path}: no such file; make one by `radtransfer compile --image ...`") from None
         try:
-            spec = next(iter(yaml.safe_load_all(content)))
+            spec = next(iter(yaml.load_all(content, Loader=LOADER)))
             name = spec["pipelineInfo"]["name"]
             inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
             executors = spec["deploymentSpec"]["executors"].values()
@@ -109,13 +111,13 @@ class Package:
             self._check_type(name, value)
         for name, its in self.inputs.items():
             if name not in sent and "defaultValue" not in its and not its.get("isOptional"):
-                wanted = TYPES[its["parameterType"]][0]
+                wanted, _ = TYPES.get(its["parameterType"], ANY)
                 raise RadtransferError(f"the pipeline {self.name} needs a value for {name}: --param {name}=({wanted})")
         _check_places({name: its.get("defaultValue") for name, its in self.inputs.items()} | sent)
         return dict(sorted(sent.items()))
 
     def _check_type(self, name: str, value: Any) -> None:
-        words, kinds = TYPES.get(self.inputs[name]["parameterType"], ("", (object,)))
+        words, kinds = TYPES.get(self.inputs[name]["parameterType"], ANY)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
             shown = json.dumps(value, ensure_ascii=False)
             hint = "; put it in quotes twice, '\"...\"'" if kinds == (str,) else ""

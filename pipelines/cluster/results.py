@@ -117,7 +117,7 @@ def _find(api: Api, run: Any, task: str, artifact: str, root: str) -> tuple[Buck
     own = run.runtime_config.pipeline_root if run.runtime_config else None
     place = own or told.get("defaultPipelineRoot") or root or DEFAULT_ROOT
     name, top = bucket_of(place)
-    prefix = "/".join(filter(None, (top, told["pipelineInfo"]["name"], run.run_id, task, "")))
+    prefix = "/".join([*filter(None, [top]), told["pipelineInfo"]["name"], run.run_id, task, ""])
     bucket = Bucket(name)
     wanted = re.compile(rf"{re.escape(prefix)}([^/]+/)?{re.escape(artifact)}")
     found = [each for each in bucket.list(prefix) if wanted.fullmatch(each.key)]

@@ -45,7 +45,7 @@ def radtransfer(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["predict", "--help"], ["no-such-command"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["submit", "--help"], ["no-such-command"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """Counted in modules, not in seconds: torch alone costs several."""
     code = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,8 +113,6 @@ def test_a_report_is_fetched_whole(
 def test_of_a_repeated_task_the_last_report_is_fetched(
     radtransfer: Command, submitted: dict[str, Any], storage: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import time
-
     left(storage, submitted, PAGE, place="zz/html")
     time.sleep(1.1)  # the store tells times in whole seconds
     left(storage, submitted, PAGE + b"again", place="aa/html")
@@ -160,14 +159,10 @@ def test_there_is_no_such_report(
     failed = stub.add_run("f", "FAILED", pipeline_spec=yaml.safe_load("pipelineInfo: {name: p}"))
     assert f"run {failed}: ended as FAILED. " in said(failed)
     assert "does not say which pipeline" in said(stub.add_run("of what"))
-    (version,) = stub.versions
     submitted["state"] = "SUCCEEDED"
     storage.client.delete_object(Bucket="radtransfer", Key=f"kfp/transfer-fusion/{run_id}/report/5f/html")
     missing = said(run_id)
     assert f"s3://radtransfer/kfp/transfer-fusion/{run_id}/report/" in missing and "--pipeline-root" not in missing
-    missing = radtransfer("report", run_id, "--out", str(tmp_path / "no" / "r.html")).err
-    assert "no 'html'" in missing
-    assert version
 
 
 def test_a_report_is_not_written_into_nowhere(

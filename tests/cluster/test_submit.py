@@ -265,12 +265,12 @@ def test_an_error_while_waiting_says_that_the_run_goes_on(stub: Stub, submitting
     assert done.code == 2 and f"The run {only(stub.runs)['run_id']} goes on" in done.err
 
 
-def test_ctrl_c_leaves_the_run_running_and_says_so(stub: Stub, packages: dict[str, Path]) -> None:
+def test_ctrl_c_leaves_the_run_running_and_says_so(stub: Stub, packages: dict[str, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from radtransfer.cli import main; main()", "submit", "--wait"]
     command += ["--config", str(CONFIG), "--package", str(packages["1"]), "--host", stub.url]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HOME": str(tmp_path)}
     ) as process:
         ended = threading.Timer(60, process.kill)
         ended.start()

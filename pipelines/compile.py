@@ -24,10 +24,12 @@ def compile_all(out: Path, *, image: str = IMAGE, target: Target = "cluster", gp
     Returns:
         The files written.
     """
+    return [compile_one(name, out, image=image, target=target, gpus=gpus) for name in PIPELINES]
+
+
+def compile_one(name: str, out: Path, *, image: str = IMAGE, target: Target = "cluster", gpus: int = 1) -> Path:
+    """Compile one pipeline, as :func:`compile_all` does all of them; returns the file."""
     out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, factory in PIPELINES.items():
-        path = out / f"{name}.yaml"
-        compiler.Compiler().compile(factory()(image=image, target=target, gpus=gpus), str(path))
-        written.append(path)
-    return written
+    path = out / f"{name}.yaml"
+    compiler.Compiler().compile(PIPELINES[name]()(image=image, target=target, gpus=gpus), str(path))
+    return path

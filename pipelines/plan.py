@@ -51,12 +51,22 @@ def plans(configs: Sequence[RunConfig], target: int, source: int) -> list[list[W
         RadtransferError: an unknown backbone, or weights that cannot be had.
     """
     from radtransfer.training.network import check_backbones
-    from radtransfer.training.pace import pace
     from radtransfer.training.weights import check_available
 
+    check_backbones(configs[0].backbones)
+    check_available(configs[0].backbones, configs[0].weights_mirror)
+    return timed(configs, target, source)
+
+
+def timed(configs: Sequence[RunConfig], target: int, source: int) -> list[list[Work]]:
+    """As :func:`plans`, of runs on other machines, where weights may be had that cannot be had here.
+
+    Raises:
+        RadtransferError: an unknown backbone.
+    """
+    from radtransfer.training.pace import pace
+
     config = configs[0]
-    check_backbones(config.backbones)
-    check_available(config.backbones, config.weights_mirror)
     tried = (config.input_size, config.batch_size, config.threads, config.precision)
     paces = {name: pace(name, *tried) for name in config.backbones}
     return [_work(each, paces, target, source) for each in configs]

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -34,12 +35,14 @@ class Object:
         size: bytes; without ``etag`` the most that it may have.
         etag: entity tag that the listing gave; None: the object is known by its MD5 alone.
         md5: MD5 that its content must have; None: not known.
+        modified: when it was last written, as the listing says; None: not known.
     """
 
     key: str
     size: int
     etag: str | None = None
     md5: str | None = None
+    modified: datetime | None = None
 
 
 def address(text: str) -> Path | tuple[str, str]:
@@ -100,7 +103,7 @@ class Bucket:
             page = self._patiently(prefix, lambda asked=asked: self._client.list_objects_v2(**asked))  # type: ignore[misc]
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):
-                    yield Object(entry["Key"], int(entry["Size"]), str(entry["ETag"]))
+                    yield Object(entry["Key"], int(entry["Size"]), str(entry["ETag"]), modified=entry["LastModified"])
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}

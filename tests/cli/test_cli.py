@@ -48,7 +48,15 @@ def radtransfer(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["predict", "--help"], ["explain", "--help"], ["no-such-command"]]
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["predict", "--help"],
+        ["explain", "--help"],
+        ["submit", "--help"],
+        ["no-such-command"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """Counted in modules, not in seconds: torch alone costs several."""

@@ -9,13 +9,14 @@ import os
 import sys
 from typing import NoReturn
 
-from radtransfer.cli import datasets, steps
+from radtransfer.cli import cluster, datasets, steps
 from radtransfer.cli.explain import explain
 from radtransfer.cli.runs import app
 from radtransfer.cli.tune import tune
 from radtransfer.errors import RadtransferError
 
 app.command()(tune)
+app.add_typer(cluster.app)
 app.add_typer(steps.app)
 app.command()(explain)
 app.add_typer(datasets.app, name="datasets")
@@ -41,7 +42,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as ended:  # Typer's own answer to Ctrl-C says nothing
-        if ended.code == 130:
+        if ended.code == 130 and not isinstance(ended, cluster.Told):
             _interrupted()
         raise
 

@@ -367,7 +367,7 @@ def register(
     )
 
 
-@app.command()
+@app.command(name="write-report")  # `report` fetches that of a run on a cluster
 def report(
     config: Annotated[Path, typer.Option(help="Configuration of the run, to be shown.")],
     target_store: TargetStore,

@@ -1,0 +1,1 @@
+"""Runs on a Kubeflow Pipelines installation: submitted, listed, waited for, and their reports fetched."""

@@ -1,0 +1,189 @@
+"""Runs on a Kubeflow Pipelines installation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+
+from radtransfer.cli.runs import Config, Overrides
+from radtransfer.errors import RadtransferError
+
+Host = Annotated[
+    str,
+    typer.Option(
+        envvar="RADTRANSFER_KFP_HOST",
+        help="URL of the KFP API server; without it the cluster that this runs in, or that of the kubeconfig.",
+    ),
+]
+Namespace = Annotated[
+    str,
+    typer.Option(envvar="RADTRANSFER_KFP_NAMESPACE", help="Your namespace, where KFP is installed for several users."),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RADTRANSFER_KFP_TOKEN_FILE",
+        help="File with a bearer token, read anew for each request; or the token itself is in RADTRANSFER_KFP_TOKEN.",
+    ),
+]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer of the server.")]
+PipelineRoot = Annotated[
+    str,
+    typer.Option(
+        envvar="RADTRANSFER_KFP_PIPELINE_ROOT",
+        help="Address of the artifacts of runs that do not say theirs, s3://BUCKET/PREFIX or minio://BUCKET/PREFIX; "
+        "empty: KFP's default.",
+    ),
+]
+
+app = typer.Typer()
+
+
+class Told(SystemExit):
+    """The end of a command that has said why."""
+
+
+@app.command()
+def submit(
+    config: Config,
+    set_: Overrides = None,
+    pipeline: Annotated[
+        Literal["transfer_fusion", "ct_reuse"] | None, typer.Option(help="In place of the configuration's.")
+    ] = None,
+    data_root: Annotated[
+        str,
+        typer.Option(
+            help="s3://BUCKET/PREFIX, dvc+REPOSITORY@REVISION:PATH, or a folder of the data volume as tasks see it."
+        ),
+    ] = "/data",
+    param: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE; a pipeline parameter that is no entry of a configuration.")
+    ] = None,
+    image: Annotated[
+        str, typer.Option(envvar="RADTRANSFER_IMAGE", help="Image of all tasks, best with its digest.")
+    ] = "",
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of one node that each training asks for.")] = 0,
+    package: Annotated[
+        Path | None, typer.Option(help="Package that `compile` made, in place of --image and --gpus.")
+    ] = None,
+    experiment: Annotated[str, typer.Option(help="Experiment that the run belongs to; made if it is not there.")] = (
+        "radtransfer"
+    ),
+    run_name: Annotated[str, typer.Option(help="What the UI calls the run; empty: by configuration and time.")] = "",
+    images: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="TARGET SOURCE", help="Images of the two sides, for the estimate; those in s3:// are counted."
+        ),
+    ] = None,
+    service_account: Annotated[
+        str | None, typer.Option(help="Kubernetes service account of the pods; without it KFP's own.")
+    ] = None,
+    pipeline_root: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RADTRANSFER_KFP_PIPELINE_ROOT",
+            help="Where the run's artifacts go, s3://BUCKET/PREFIX; without it KFP's own place.",
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit code 1 unless it succeeds.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate, and send nothing.")] = False,
+    host: Host = "",
+    namespace: Namespace = "",
+    token_file: TokenFile = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Run a pipeline on a cluster; prints the run's id.
+
+    The pipeline is uploaded if the server does not have just this one.
+    """
+    from radtransfer.config import load
+
+    if package and (image or gpus):
+        raise RadtransferError(
+            "--package: its image and GPUs were settled when it was compiled; leave --image, --gpus out"
+        )
+    overrides = [*(set_ or []), *([f"pipeline={pipeline}"] if pipeline else [])]
+    asked = load(config, overrides)
+    given = {"data_root": data_root} | _given(param or [])
+    server = _server(host, namespace, token_file, timeout)
+    from radtransfer_pipelines.cluster.command import Submission
+    from radtransfer_pipelines.cluster.command import submit as send
+
+    submission = Submission(
+        asked, given, image, gpus, package, experiment, run_name, images, service_account, pipeline_root
+    )
+    succeeded = send(submission, server, wait=wait, dry_run=dry_run)
+    if succeeded is None:
+        raise Told(130)
+    if not succeeded:
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    experiment: Annotated[str | None, typer.Option(help="Whose runs; without it all.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Also fetch AUROC and kappa from object storage, for finished runs.")
+    ] = False,
+    pipeline_root: PipelineRoot = "",
+    host: Host = "",
+    namespace: Namespace = "",
+    token_file: TokenFile = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """List the latest runs on a cluster: state, duration, pipeline version."""
+    server = _server(host, namespace, token_file, timeout)
+    from radtransfer_pipelines.cluster.command import runs as show
+
+    show(server, experiment=experiment, limit=limit, with_metrics=metrics, root=pipeline_root)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Id of the run, or its name if no other run has it.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; without it report-RUN.html in this folder.")] = None,
+    pipeline_root: PipelineRoot = "",
+    host: Host = "",
+    namespace: Namespace = "",
+    token_file: TokenFile = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Fetch the report of a finished run on a cluster from object storage; prints its path.
+
+    Storage is reached as data roots are: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
+    """
+    server = _server(host, namespace, token_file, timeout)
+    from radtransfer_pipelines.cluster.command import report as fetch
+
+    fetch(server, run, out, root=pipeline_root)
+
+
+def _server(host: str, namespace: str, token_file: Path | None, timeout: float) -> Any:
+    import os
+
+    from radtransfer_pipelines.cluster.connection import TOKEN, Server
+
+    return Server(host, namespace, os.environ.get(TOKEN, ""), token_file, timeout)
+
+
+def _given(params: list[str]) -> dict[str, Any]:
+    """Parameters from NAME=VALUE, VALUE being YAML.
+
+    Raises:
+        RadtransferError: one is not of that form.
+    """
+    given = {}
+    for each in params:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise RadtransferError(f"--param {each}: expected NAME=VALUE")
+        try:
+            given[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RadtransferError(f"--param {each}: value is not valid YAML: {error}") from None
+    return given

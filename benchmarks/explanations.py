@@ -39,6 +39,7 @@ from lime.lime_image import LimeImageExplainer
 from numpy.typing import NDArray
 
 from radtransfer import limits
+from radtransfer.artifacts import Artifact
 from radtransfer.errors import RadtransferError
 from radtransfer.explain import faithfulness, gradcam, quality, superpixels
 from radtransfer.fusion import grid
@@ -143,10 +144,12 @@ def cost_of_lime(predict: Predictor, images: NDArray[np.uint8], frames: list[Let
 
 def cost_of_quality(predict: Predictor, images: NDArray[np.uint8], frames: list[Letterbox], samples: int) -> None:
     """Print what measuring both methods costs."""
-    columns = {"width": [frame.width for frame in frames], "height": [frame.height for frame in frames]}
-    columns |= {"shown": [[0, 0, frame.width, frame.height] for frame in frames], "boxes": [[]] * len(frames)}
-    names = [str(place) for place in range(len(frames))]
-    store = Store(None, images, pd.DataFrame(columns | {"image_id": names, "group_id": names}))
+    told = [
+        {"image_id": str(place), "group_id": str(place), "width": frame.width, "height": frame.height}
+        | {"shown": [0, 0, frame.width, frame.height], "boxes": []}
+        for place, frame in enumerate(frames)
+    ]
+    store = Store(Artifact(Path(), "image-store", "", {}, {}, {}), images, pd.DataFrame(told))
     passes = 2 * samples + 2 + 2 * 3 * (faithfulness.STEPS - 1)
     predict(images[:1])
     moments = [now()]

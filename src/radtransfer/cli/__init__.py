@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from radtransfer.cli import datasets, steps
+from radtransfer.cli import datasets, models, steps
 from radtransfer.cli.runs import app
 from radtransfer.cli.tune import tune
 from radtransfer.errors import RadtransferError
@@ -17,6 +17,7 @@ from radtransfer.errors import RadtransferError
 app.command()(tune)
 app.add_typer(steps.app)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(models.app, name="models")
 
 
 def main() -> None:

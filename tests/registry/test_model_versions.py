@@ -9,6 +9,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -82,7 +83,10 @@ def test_versions_are_numbered_in_order_and_equal_content_is_one_version(registr
 
 
 def test_writers_at_once_each_get_a_number(tmp_path: Path) -> None:
-    """In a folder; in S3 of a real server see `test_registry_under_fire`: moto's are not for threads. Twelve threads start together; of each pair that enters the same bundle one gets the other's version."""
+    """Twelve threads start together; of each pair that enters the same bundle one gets the other's version.
+
+    For S3 see `test_registry_under_fire`: moto's requests are not made one after another.
+    """
     bundles = [tiny_bundle(tmp_path / str(number), str(number)) for number in range(6)]
     where, start = tmp_path / "registry", threading.Barrier(12)
 
@@ -146,7 +150,7 @@ def test_a_writer_that_took_too_long_gives_up(
 ) -> None:
     """Its files may be removed as a dead writer's at any moment."""
     clock = iter([0.0, 12 * 3600 + 1.0])
-    monkeypatch.setattr("radtransfer.registry.versions.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("radtransfer.registry.versions.time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(RadtransferError, match="took over 12 hours"):
         entered(registry, tmp_path, "a")
     assert registry.versions("tiny") == []

@@ -138,6 +138,7 @@ def test_gc_says_what_it_does(registry: Path, call: Call) -> None:
         (["promote", "tiny@1", "--why", ""], "a decision needs its reason"),
         (["promote", "tiny@1", "--why", "w", "--figures", "0.8"], "--figures 0.8: expected an object"),
         (["promote", "tiny@1", "--why", "w", "--figures", "{"], "--figures {: not JSON"),
+        (["promote", "tiny@1", "--why", "w", "--figures", '{"a": NaN}'], "NaN is no number of JSON"),
         (["rollback", "tiny", "--why", "w"], "tiny has no champion before the present one"),
         (["list", "--registry", "nowhere"], "nowhere: there is no model registry"),
         (["list", "--registry", "https://host/x"], "expected a folder, or s3://BUCKET/PREFIX"),

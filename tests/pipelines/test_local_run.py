@@ -227,6 +227,7 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
         (["--set", "previous_splits=gone.csv"], "gone.csv: no such file; it is splits.csv of an earlier run"),
         (["--set", "backbones=[nope]"], "unknown backbone 'nope'"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),
+        (["--registry", "/usr/lib"], "/usr/lib: holds "),
         (["--config", "/no/such.yaml"], "/no/such.yaml: no such configuration file"),
     ],
 )

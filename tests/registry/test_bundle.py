@@ -21,6 +21,9 @@ from radtransfer.provenance import code_version
 from radtransfer.registry import bundle as bundle_module
 from radtransfer.registry.bundle import register
 from radtransfer.registry.predict import predict
+from radtransfer.registry.references import located
+from radtransfer.registry.versions import Registry
+from radtransfer.training.steps import pretrain
 from tests.conftest import SEED, TINY, Chain
 from tests.preprocess.test_dicom import dicom
 
@@ -351,3 +354,36 @@ def test_in_domain_networks_need_what_they_were_fine_tuned_from(chain: Chain) ->
     assert [each["digest"] for each in bundle_module._parents(models, chain.pretrained)] == digests
     with pytest.raises(RadtransferError, match=r"the pre-trained model behind .* is missing; hand it over"):
         bundle_module._parents(in_domain, chain.pretrained[:1])
+
+
+def test_what_was_registered_predicts_and_is_pre_trained_from(chain: Chain, tmp_path: Path) -> None:
+    """From the registry alone: the scores of the bundle, and its pre-trained models as they were."""
+    where = str(tmp_path / "registry")
+    register(
+        name="tiny", target_store=chain.target_store, evaluation=chain.evaluation, classifiers=chain.classifiers,
+        models=chain.models, pretrained=chain.pretrained, config={"seed": SEED}, registry=where,
+        out=tmp_path / "bundle",
+    )  # fmt: skip
+    registry = Registry.open(where)
+    version, parent = (registry.version(name, 1) for name in ("tiny", "tiny-pretrained"))
+    assert version.digest == artifacts.read(tmp_path / "bundle", "bundle").digest
+    assert version.data == artifacts.read(chain.bundle, "bundle").content["data"]
+    row = next(row for row in artifacts.read_json(chain.evaluation / "metrics.json")["results"] if row["selected"])
+    assert version.metrics == row and version.configuration == {"seed": SEED}
+    digests = {(model := artifacts.read(path, "model")).content["backbone"]: model.digest for path in chain.pretrained}
+    assert parent.models == digests
+    if version.model["tl_source"] == "in_domain":
+        assert [(each.name, each.number) for each in version.parents] == [("tiny-pretrained", 1)]
+    store = Store.open(chain.target_store)
+    images = [chain.data_root / name for name in store.manifest["image_id"].iloc[:3]]
+    with located(f"{where}#tiny@newest", "bundle") as folder:
+        found = list(predict(bundle=folder, images=images, threads=1))
+    assert found == list(predict(bundle=chain.bundle, images=images, threads=1))
+    model = artifacts.read(chain.pretrained[1], "model").content
+    pretrain(
+        source_store=chain.source_store, backbone=TINY[1], init="scratch", epochs=1, batch_size=8, learning_rate=1e-3,
+        weight_decay=0.01, input_size=model["input_size"], weights_mirror="", seed=SEED, threads=1, checkpoints="",
+        checkpoint_minutes=5, layer_decay=1.0, freeze_epochs=0, patience=0, out=tmp_path / "model",
+        pretrained_models=f"{where}#tiny-pretrained@1",
+    )  # fmt: skip
+    assert artifacts.read(tmp_path / "model", "model", verify=True).digest == digests[TINY[1]]

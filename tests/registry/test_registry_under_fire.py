@@ -1,8 +1,8 @@
 """Many writers at once, some killed, the server killed too: nothing acknowledged is lost, and nothing is half there.
 
-Eight processes enter 25 bundles each and promote every fifth. Three are killed at moments drawn with seed 7 and followed by
-others that go on with the first bundle that was not acknowledged; the server is killed once and started again. What fails
-is tried again. All that is checked must hold in every run, whatever the moments are.
+Eight processes enter 25 bundles each and promote every fifth. Three are killed at moments drawn with seed 7, and
+others go on with the first bundle that was not acknowledged; the server is killed once and started again. What fails is
+tried again. All that is checked must hold in every run, whatever the moments are.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Writer:
 
 
 def rehearse(where: str, folder: Path, accident: Callable[[], None]) -> tuple[list[Writer], list[str]]:
-    """Let them write; ``accident`` happens at a third. Also what was found when the champion was looked at meanwhile."""
+    """Let them write; ``accident`` happens at a third. Also what was amiss whenever the champion was looked at."""
     writers = [Writer(name, where, folder) for name in range(WRITERS)]
     threads = [threading.Thread(target=writer.run) for writer in writers]
     over, amiss = threading.Event(), []

@@ -218,9 +218,13 @@ def _find(registry: str, which: str) -> Any:
     return reference.find()
 
 
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def _figures(text: str) -> dict[str, Any]:
     try:
-        figures = json.loads(text)
+        figures = json.loads(text, parse_constant=_refused)
     except ValueError as error:
         raise RadtransferError(
             f'--figures {text}: not JSON ({error}); expected an object, e.g. {{"auroc": 0.91}}'

@@ -159,8 +159,9 @@ def test_a_version_that_is_being_removed_is_not_promoted_and_the_next_gc_removes
     assert len(registry.versions("tiny")) == 2
     with pytest.raises(RadtransferError, match=r"tiny@1 was removed \(radtransfer models gc\)"):
         promote(Registry.open(where), "tiny", 1, why="w")
-    assert [each.state for each in collect(registry, keep=1, days=1000)] == ["removed", "kept"]
-    assert [version.number for version in Registry.open(where).versions("tiny")] == [2]
+    assert enter(Registry.open(where, write=True), tiny_bundle(tmp_path / "a", "a"), [])[0].number == 3
+    assert [each.state for each in collect(registry, keep=1, days=1000)] == ["removed", "kept", "kept"]
+    assert [version.number for version in Registry.open(where).versions("tiny")] == [2, 3]
 
 
 def test_what_a_dead_writer_left_is_removed_after_a_day(

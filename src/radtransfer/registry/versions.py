@@ -240,7 +240,8 @@ class Registry:
                     f"{self.place.name}: {name} is the name of models of kind {version.kind!r}, this one is of kind "
                     f"{kind!r}; choose another name"
                 )
-        known = next(filter(same, versions), None)
+        removed = ledger.read(self.place, name)[0].removed if versions else []
+        known = next((each for each in versions if same(each) and each.number not in removed), None)
         if known is not None:
             return known, False
         files = {file: Stored(sha256=file_sha256(path), size=path.stat().st_size) for file, path in paths.items()}

@@ -81,7 +81,7 @@ def small_run(data_root: Path, out: Path, seed: int) -> None:
     )  # fmt: skip
     register(
         name="unfit", target_store=out / "target", evaluation=out / "evaluation", classifiers=[out / "classifiers"],
-        models=[out / "model"], registry=None, out=out / "bundle",
+        models=[out / "model"], pretrained=[], config={}, registry="", out=out / "bundle",
     )  # fmt: skip
 
 

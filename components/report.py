@@ -39,18 +39,15 @@ def report(
     from radtransfer_components import support
 
     with support.task("report", code_version=code_version, html=html.path, summary=summary.path) as call:
-        from radtransfer.config import validate
         from radtransfer.evaluation.report import report
 
-        settings = config | {"backbones": backbones, "source_parts": source_parts, "ct_window": ct_window}
-        settings |= {"target_table": target_table, "source_table": source_table, "on_problem": on_problem}
-        settings |= {"test_fold": test_fold, "classifiers": tried, "classifier_grid": classifier_grid}
-        settings |= {"external": external, "corruptions": corruptions}
-        # `pretrained_models` is a path of one machine; digests tell which models were taken up.
-        config = validate(settings, "pipeline parameters").model_dump(mode="json", exclude={"pretrained_models"})
         call(
             report,
-            config=config,
+            config=support.configuration(
+                config, tried, backbones=backbones, source_parts=source_parts, target_table=target_table,
+                source_table=source_table, on_problem=on_problem, ct_window=ct_window, test_fold=test_fold,
+                classifier_grid=classifier_grid, external=external, corruptions=corruptions,
+            ),
             target_store=Path(target_store.path), source_store=Path(source_store.path),
             evaluation=Path(evaluation.path), explanations=Path(explanations.path), bundle=Path(bundle.path),
             models=support.by_source("model", models_scratch, models_imagenet, models_in_domain),

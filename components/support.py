@@ -234,6 +234,20 @@ def show_external(unseen: Any, page: Path) -> None:
     write(page, (made.path / "external.html").read_text(encoding="utf-8") if made.content["name"] else none)
 
 
+def configuration(config: dict[str, Any], tried: list[str], **nested: Any) -> dict[str, Any]:
+    """The configuration of a run, of what the pipeline hands on: scalars in a mapping, all else one by one.
+
+    Without ``pretrained_models``, which may be a path of one machine; digests tell which models were taken up.
+
+    Raises:
+        RadtransferError: an entry is not as :class:`radtransfer.config.RunConfig` has it.
+    """
+    from radtransfer.config import validate
+
+    whole = validate(config | nested | {"classifiers": tried}, "pipeline parameters")
+    return whole.model_dump(mode="json", exclude={"pretrained_models"})
+
+
 def _leave(metrics: Any) -> None:
     """Leave figures as a file too: kfp.local has no task in its cache whose artifacts are not there as files."""
     path = Path(metrics.path)

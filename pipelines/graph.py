@@ -42,7 +42,11 @@ SUBMISSION = {
     ),
     "data_version": (str, "", "version of the data, noted with the run; locally a new value makes preprocess run anew"),
     "code_version": (str, "", "version of the code; a new value makes every task run anew; empty: the image's own"),
-    "registry": (str, "", "folder of the model registry, on a cluster under /data; empty: make the bundle only"),
+    "registry": (
+        str,
+        "",
+        "model registry: a folder, on a cluster under /data, or s3://BUCKET/PREFIX; empty: make the bundle only",
+    ),
 }
 
 
@@ -188,17 +192,26 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus
         **take("lime_samples", "quality_images", "seed", "threads"),
     )
     explanations = placed(explained, "explain").outputs["explanations"]
-    packed = register.register(**shared, **collected(), **classifiers, **take("name", "registry"))
-    packed.after(explained)
-    bundle = placed(packed, "register").outputs["bundle"]
     # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
     nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
     nested += ("classifier_grid", "external", "corruptions")
     scalars = [
         name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in (*nested, "classifiers")
     ]
+    config = {name: p[name] for name in scalars} | {"pipeline": pipeline}
+    packed = register.register(
+        config=config,
+        pretrained=dsl.Collected(related.outputs["model"]),
+        **shared,
+        **collected(),
+        **classifiers,
+        tried=p["classifiers"],
+        **take("name", "registry", *nested),
+    )
+    packed.after(explained)
+    bundle = placed(packed, "register").outputs["bundle"]
     written = report.report(
-        config={name: p[name] for name in scalars} | {"pipeline": pipeline},
+        config=config,
         source_store=source_store,
         explanations=explanations,
         bundle=bundle,

@@ -29,6 +29,9 @@ from radtransfer.datasets.roots import unpinned
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
 from radtransfer.provenance import code_version
+from radtransfer.registry.places import at
+from radtransfer.registry.references import located as referred
+from radtransfer.registry.versions import PRETRAINED, Registry
 from radtransfer_pipelines import NOT_PARAMETERS, outfolder
 from radtransfer_pipelines.plan import plan, show
 from radtransfer_pipelines.watch import Watch
@@ -45,7 +48,7 @@ def run_local(
     *,
     data_root: str | Path,
     out: Path,
-    registry: Path | None = None,
+    registry: str = "",
     dry_run: bool = False,
     takes_up: Path | None = None,
 ) -> Path | None:
@@ -58,7 +61,7 @@ def run_local(
         data_root: folder that holds the data sets, in folders named as published, or its address, see
             :func:`radtransfer.datasets.fetch.located`.
         out: folder for the results: new, empty, or of an unfinished run of the same configuration, data and code.
-        registry: folder of the model registry to enter the model into.
+        registry: folder or ``s3://BUCKET/PREFIX`` of the model registry to enter the model into; empty: none.
         dry_run: look, say what would be done and about how long it takes, and leave nothing.
         takes_up: folder ``pretrained`` of a run beside this one, which pre-trained the models that this run would
             pre-train. Unlike ``pretrained_models`` it is no part of the configuration, with which this run could be
@@ -76,7 +79,7 @@ def run_local(
 
 
 def _run(
-    config: RunConfig, place: Located, out: Path, registry: Path | None, dry_run: bool, takes_up: Path | None
+    config: RunConfig, place: Located, out: Path, registry: str, dry_run: bool, takes_up: Path | None
 ) -> Path | None:
     started = time.time()
     for name in (config.target_path, config.source_path, *([config.external["path"]] if config.external else [])):
@@ -92,6 +95,8 @@ def _run(
         show(config, apart(plan, config, *images))
     if dry_run:
         return None
+    if registry:
+        Registry.open(registry, write=True)  # now rather than when all is computed
     with outfolder.locked(out, request) as work:
         watch = Watch(work, SERIAL_TASKS + TASKS_PER_BACKBONE * len(config.backbones))
         begun = time.time()
@@ -168,7 +173,7 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
 
 
 def requested(
-    config: RunConfig, place: Located, registry: Path | None, takes_up: Path | None = None
+    config: RunConfig, place: Located, registry: str, takes_up: Path | None = None
 ) -> tuple[dict[str, Any], list[int]]:
     """All that a run depends on, and how many images it has of target and source; none is opened."""
     from radtransfer.preprocess.inherit import Inherited
@@ -188,7 +193,7 @@ def requested(
         "data_root": place.pinned,
         "data_version": "/".join(versions),
         "code_version": f"{code_version()}/{_graph_version()}",
-        "registry": str(registry.absolute()) if registry else "",
+        "registry": at(registry).name if registry else "",
     }
     settings = config.model_dump(mode="json")
     arguments = {key: value for key, value in settings.items() if key not in NOT_PARAMETERS}
@@ -199,9 +204,9 @@ def requested(
     if takes_up:
         arguments["pretrained_models"] = str(takes_up)
     if arguments["pretrained_models"]:
-        folder = Path(arguments["pretrained_models"])
         pretraining = config.in_domain_init, config.pretrain_task
-        models = {name: find(folder, name, *pretraining, boxes=config.pretrain_boxes) for name in config.backbones}
+        with referred(arguments["pretrained_models"], PRETRAINED) as folder:
+            models = {name: find(folder, name, *pretraining, boxes=config.pretrain_boxes) for name in config.backbones}
         identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}
     request = {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
     return request, [min(len(side.records), config.max_images or len(side.records)) for side in sides]

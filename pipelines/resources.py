@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.errors import RadtransferError
+from radtransfer.provenance import IMAGE as IMAGE_VARIABLE
 
 Target = Literal["cluster", "cluster-gpu", "local"]
 """Where a pipeline is to run: a cluster's CPUs; a cluster with GPUs for training; this machine by ``kfp.local``."""
@@ -28,7 +29,8 @@ class Resources:
         volume: reads or writes folders of the data volume: the data root, ``weights_mirror``,
             ``pretrained_models``, ``registry``.
         pseudonyms: gets the key that makes pseudonyms of patient ids.
-        storage: gets the credentials of the object storage that data and checkpoints may lie in.
+        storage: gets the credentials of the object storage that data, checkpoints and models may lie in.
+        names_image: is told its image, which it notes.
     """
 
     cpu: int
@@ -39,6 +41,7 @@ class Resources:
     volume: bool = False
     pseudonyms: bool = False
     storage: bool = False
+    names_image: bool = False
 
 
 RESOURCES: dict[str, Resources] = {
@@ -52,7 +55,7 @@ RESOURCES: dict[str, Resources] = {
     "evaluate": Resources(cpu=2, memory=4),
     "external": Resources(cpu=2, memory=8, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
     "explain": Resources(cpu=2, memory=4),
-    "register": Resources(cpu=1, memory=2, retries=2, volume=True),
+    "register": Resources(cpu=1, memory=2, retries=2, volume=True, storage=True, names_image=True),
     "report": Resources(cpu=1, memory=2),
 }
 GPU = "nvidia.com/gpu"
@@ -103,6 +106,8 @@ def settle(task: Any, step: str, *, image: str, target: Target, gpus: int = 1, l
     if need.storage:
         # Optional too: a service account may have the rights, and data on the volume needs none.
         kubernetes().use_secret_as_env(task, SECRET, STORAGE, optional=True)
+    if need.names_image:
+        task.set_env_variable(IMAGE_VARIABLE, image)
     if taken:
         on_gpu(task, taken)
     return task

@@ -136,7 +136,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         evaluation=run.evaluation,
         classifiers=run.classifiers,
         models=run.models,
-        registry=None,
+        pretrained=run.pretrained,
+        config={"name": "tiny", "backbones": list(TINY), "seed": SEED},
+        registry="",
         out=run.bundle,
     )
     return run

@@ -21,17 +21,22 @@ KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFA
 
 
 class Weed:
-    """SeaweedFS with an empty bucket ``radtransfer``; ``url`` is its endpoint."""
+    """SeaweedFS with an empty bucket ``radtransfer``; ``url`` is its endpoint, ``reader`` has keys to read alone."""
+
+    reader = KEYS | {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "secret-of-the-reader"}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "data").mkdir()
-        identity = {
-            "name": "test",
-            "credentials": [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}],
-            "actions": ["Admin", "Read", "Write", "List"],
-        }
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        identities = [
+            {
+                "name": keys["AWS_ACCESS_KEY_ID"],
+                "credentials": [{"accessKey": keys["AWS_ACCESS_KEY_ID"], "secretKey": keys["AWS_SECRET_ACCESS_KEY"]}],
+                "actions": actions,
+            }
+            for keys, actions in ((KEYS, ["Admin", "Read", "Write", "List"]), (self.reader, ["Read", "List"]))
+        ]
+        (folder / "s3.json").write_text(json.dumps({"identities": identities}))
         with ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket()) for _ in range(8)]
             for each in sockets:

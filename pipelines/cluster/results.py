@@ -129,4 +129,4 @@ def _find(api: Api, run: Any, task: str, artifact: str, root: str) -> tuple[Buck
             f"run {run.run_id}: no {artifact!r} of its task {task!r} below s3://{name}/{prefix}: the task has not "
             f"ended well, its result was taken from the cache of an earlier run, or the storage was cleaned{guessed}"
         )
-    return bucket, max(found, key=lambda each: str(each.modified))
+    return bucket, max(found, key=lambda each: each.modified)

@@ -18,6 +18,7 @@ from radtransfer.attributes import ATTRIBUTES
 from radtransfer.errors import RadtransferError, near
 from radtransfer.fusion import grid, threshold
 from radtransfer.problems import PROBLEMS, Policy, policies
+from radtransfer.registry.references import Reference
 from radtransfer.robustness import kinds
 from radtransfer.storage import address
 
@@ -221,8 +222,8 @@ class RunConfig(BaseModel):
     )
     pretrained_models: str = Field(
         default="",
-        description="folder `pretrained` of an earlier run, one model a backbone, to be used in place of pre-training; "
-        "its source images must be this run's too; empty: pre-train",
+        description="folder `pretrained` of an earlier run, one model a backbone, or REGISTRY#NAME@NUMBER of a model "
+        "registry, to be used in place of pre-training; its source images must be this run's too; empty: pre-train",
     )
     pretrain_epochs: int = Field(default=5, ge=1, description="passes over the source images")
     pretrain_task: Literal["abnormality", "body_part", "both"] = Field(
@@ -359,6 +360,15 @@ class RunConfig(BaseModel):
         with _told():
             address(place)
         return place
+
+    @field_validator("pretrained_models")
+    @classmethod
+    def _numbered(cls, models: str) -> str:
+        with _told():
+            reference = Reference.parse(models) if models else None
+        if reference is not None and not isinstance(reference.version, int):
+            raise ValueError(f"{models!r}: expected the number of a version, which means the same models tomorrow")
+        return models
 
     @field_validator("ct_window")
     @classmethod

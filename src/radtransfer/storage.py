@@ -1,4 +1,6 @@
-"""Objects of an S3 bucket, fetched whole, checked, once, and taken up where a broken connection left them."""
+"""Objects of an S3 bucket: fetched whole, checked, once, and taken up where a broken connection left them; stored, also
+under a condition, of which S3 says whether it held.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -35,14 +37,14 @@ class Object:
         size: bytes; without ``etag`` the most that it may have.
         etag: entity tag that the listing gave; None: the object is known by its MD5 alone.
         md5: MD5 that its content must have; None: not known.
-        modified: when it was last written, as the listing says; None: not known.
+        modified: when it was stored, seconds since the epoch by the server's clock; 0: no listing named it.
     """
 
     key: str
     size: int
     etag: str | None = None
     md5: str | None = None
-    modified: datetime | None = None
+    modified: float = field(default=0.0, compare=False)
 
 
 def address(text: str) -> Path | tuple[str, str]:
@@ -103,7 +105,8 @@ class Bucket:
             page = self._patiently(prefix, lambda asked=asked: self._client.list_objects_v2(**asked))  # type: ignore[misc]
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):
-                    yield Object(entry["Key"], int(entry["Size"]), str(entry["ETag"]), modified=entry["LastModified"])
+                    modified = entry["LastModified"].timestamp()
+                    yield Object(entry["Key"], int(entry["Size"]), str(entry["ETag"]), modified=modified)
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -120,6 +123,74 @@ class Bucket:
                 self._client.put_object(Bucket=self.name, Key=key, Body=stream)
 
         self._patiently(key, send)
+
+    def put_new(self, key: str, content: bytes) -> bool:
+        """Store content under a key that nothing is under yet (``If-None-Match: *``).
+
+        Returns:
+            Whether it was stored. False says that something is there, which may be this very content: a request that
+            was sent again because its answer got lost meets its own success. Who must know makes the content unique,
+            and reads it back.
+
+        Raises:
+            RadtransferError: it cannot be stored.
+        """
+        return self._put_if(key, content, {"IfNoneMatch": "*"})
+
+    def put_over(self, key: str, content: bytes, etag: str) -> bool:
+        """Store content over that of this entity tag (``If-Match``).
+
+        Returns:
+            Whether it was stored; False: what is there is not, or no longer, that one; see :meth:`put_new`.
+
+        Raises:
+            RadtransferError: it cannot be stored.
+        """
+        return self._put_if(key, content, {"IfMatch": etag})
+
+    def _put_if(self, key: str, content: bytes, condition: dict[str, str]) -> bool:
+        from botocore.exceptions import ClientError
+
+        def send() -> bool:
+            try:
+                self._client.put_object(Bucket=self.name, Key=key, Body=content, **condition)
+            except ClientError as error:
+                # Some servers answer If-Match on a key that is not there with 412, others with 404.
+                if error.response["Error"].get("Code") in ("PreconditionFailed", "412", "NoSuchKey"):
+                    return False
+                raise
+            return True
+
+        return self._patiently(key, send)
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """Content of a small object and its entity tag; None: there is none.
+
+        Raises:
+            RadtransferError: it cannot be had.
+        """
+        from botocore.exceptions import ClientError
+
+        def receive() -> tuple[bytes, str] | None:
+            try:
+                answer = self._client.get_object(Bucket=self.name, Key=key)
+            except ClientError as error:
+                if error.response["Error"].get("Code") == "NoSuchKey":
+                    return None
+                raise
+            with answer["Body"] as body:
+                return body.read(), str(answer["ETag"])
+
+        return self._patiently(key, receive)
+
+    def now(self) -> float:
+        """The server's time, seconds since the epoch.
+
+        Raises:
+            RadtransferError: there is no such bucket, or no server.
+        """
+        answer = self._patiently("", lambda: self._client.list_objects_v2(Bucket=self.name, MaxKeys=1))
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
     def get(self, key: str, path: Path) -> None:
         """Write what is under a key to a file; that it is whole is for the caller to see.
@@ -251,7 +322,7 @@ class Bucket:
                 return call()
             except ClientError as error:
                 status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
-                if status < 500 and status != 429:
+                if status < 500 and status not in (409, 429):  # 409: two conditional requests at once
                     raise RadtransferError(f"{self._said(key)}: {_refusal(status, error)}") from None
                 failed: Exception = error
             except (ConnectionError, HTTPClientError, IncompleteReadError) as error:
@@ -275,7 +346,7 @@ class Bucket:
 def _refusal(status: int, error: Exception) -> str:
     reasons = {
         403: "access denied; give the credentials in the environment or the service account the right to list and "
-        "read, and for checkpoints to write",
+        "read, and where checkpoints or models are kept to write and delete",
         404: "no such bucket or object; look at its name, or push it there (dvc push)",
         412: "was changed while it was fetched; start again",
     }

@@ -24,6 +24,7 @@ from radtransfer.config import RunConfig, entries
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
 from radtransfer.registry.judge import Prediction
+from radtransfer_pipelines.graph import SUBMISSION
 
 STEPS = {
     "preprocess": "radtransfer.preprocess.run",
@@ -99,6 +100,9 @@ def test_defaults_are_those_of_a_configuration() -> None:
     for step in STEPS:
         for name, parameter in parameters_of(step).items():
             if parameter.default in (inspect.Parameter.empty, None):
+                continue
+            if name == "registry":  # not of the configuration, but of the submission
+                assert parameter.default == SUBMISSION[name][1] == ""
                 continue
             fields = [key for key in RENAMED.get(name, (name,)) if key in RunConfig.model_fields]
             if name == "images_per_outcome":

@@ -38,6 +38,11 @@ LIBRARY = {
 SOURCES = ("scratch", "imagenet", "in_domain")
 SEARCH = {"tried": ["knn"], "classifier_grid": {"knn.n_neighbors": [3.0]}, "classifier_budget": 4, "cv_folds": 2}
 SEARCH |= {"cv_repeats": 0, "calibration": "platt", "threshold_rule": "cost=5"}
+CONFIG = {"name": "n", "target_layout": "l", "target_path": "t", "target_part": "p", "source_layout": "l"}
+CONFIG |= {"source_path": "s", "seed": "3", "learning_rate": "5e-04", "batch_size": "16.0"}  # as KFP hands them on
+NESTED = {"backbones": ["b"], "source_parts": [], "target_table": {}, "source_table": {}, "on_problem": {}}
+NESTED |= {"ct_window": [], "test_fold": [1.0, 5.0], "tried": SEARCH["tried"], "external": {}}
+NESTED |= {"classifier_grid": SEARCH["classifier_grid"], "corruptions": ["blur"]}
 
 
 def component(step: str) -> Callable[..., None]:
@@ -178,20 +183,22 @@ def test_components_hand_on_what_they_were_given(
             html=shown_page, **shared, **classifiers,
         )  # fmt: skip
         assert said in Path(shown_page.path).read_text() and unseen.metadata["name"] == asked.get("path", "")
-    component("register")(name="n", registry="", bundle=bundle, **shared, **classifiers)
+    nested = NESTED | {"pretrained": [related]}
+    component("register")(
+        name="n", config=CONFIG | {"pretrained_models": "elsewhere"}, registry="", bundle=bundle, **nested,
+        **shared, **classifiers,
+    )  # fmt: skip
     html, summary = make(dsl.HTML, "html"), make(dsl.Markdown, "summary")
-    config = {"name": "n", "target_layout": "l", "target_path": "t", "target_part": "p", "source_layout": "l"}
-    config |= {"source_path": "s", "seed": "3", "learning_rate": "5e-04", "batch_size": "16.0"}  # as KFP hands them on
     component("report")(
-        config=config, backbones=["b"], source_parts=[], target_table={}, source_table={}, on_problem={}, ct_window=[],
-        test_fold=[1.0, 5.0], tried=SEARCH["tried"], classifier_grid=SEARCH["classifier_grid"], external={},
-        corruptions=["blur"], source_store=source, explanations=explanations, bundle=bundle, pretrained=[related],
-        html=html, summary=summary, **shared,
+        config=CONFIG, source_store=source, explanations=explanations, bundle=bundle, html=html, summary=summary,
+        **nested, **shared,
     )  # fmt: skip
     assert library == ["preprocess", "pretrain"] + ["finetune", "extract", "fuse", "classify"] * 3 + [
         "stress", "evaluate", "explain", "external", "external", "register", "report"
     ]  # fmt: skip
-    assert (tmp_path / "calls").read_text().splitlines()[-1] == "report 3 1 ['b'] 3 0.0005"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[-1] == "report 3 1 ['b'] 3 0.0005"
+    assert calls[-2] == "register 3 1 '' ['b'] 3 0.0005", "with the same configuration, and no path of a machine"
 
 
 @pytest.mark.parametrize(

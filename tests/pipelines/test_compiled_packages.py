@@ -83,6 +83,8 @@ def test_table_of_resources_covers_all_tasks_and_reaches_them(package: dict[str,
     for name, container in found.items():
         need = RESOURCES[step_of(name)]
         assert container["image"] == IMAGE
+        told = {each["name"]: each["value"] for each in container.get("env", [])}
+        assert told == ({"RADTRANSFER_IMAGE": IMAGE} if step_of(name) == "register" else {})
         assert container["resources"]["resourceCpuLimit"] == str(need.cpu)
         assert container["resources"]["resourceMemoryLimit"] == f"{need.memory}Gi"
         assert "accelerator" not in container["resources"]
@@ -129,7 +131,7 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(name: st
         assert mounts == ([(claim, root)] if step_of(task) in mounted else [])
         names = {key["envVar"] for each in extra.get("secretAsEnv", []) for key in each["keyToEnv"]}
         assert (VARIABLE in names) == (step_of(task) in READERS)
-        stores = step_of(task) in READERS | {"pretrain", "finetune"}  # data and checkpoints
+        stores = step_of(task) in READERS | {"pretrain", "finetune", "register"}  # data, checkpoints and models
         assert ("AWS_SECRET_ACCESS_KEY" in names) == stores
     given = settings["exec-preprocess"]["secretAsEnv"]
     assert all(each["secretName"] == secret["metadata"]["name"] and each["optional"] is True for each in given)

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 SOURCES = ("scratch", "imagenet", "in_domain")
 BACKBONES = ("b1", "b2", "b3")
 EXPECTED = Counter(
-    ["preprocess", "stress 9 3", "evaluate", "explain 9 3", "external 9 3", "register 9 None"]
+    ["preprocess", "stress 9 3", "evaluate", "explain 9 3", "external 9 3"]
     + [f"finetune {s} {b}" for s in SOURCES for b in BACKBONES]
     + [f"pretrain {b}" for b in BACKBONES]
     + [f"extract {s} 3" for s in SOURCES]
     + [f"fuse {s}" for s in SOURCES]
     + [f"classify {s}" for s in SOURCES]
-    + ["report 9 3 ['b2', 'b1', 'b3'] 7 0.0005"]
+    + [f"{step} ['b2', 'b1', 'b3'] 7 0.0005" for step in ("register 9 3 ''", "report 9 3")]
 )
 
 
@@ -227,6 +227,7 @@ def test_folder_with_something_else_is_refused_untouched(fake_run: FakeRun) -> N
         (["--set", "previous_splits=gone.csv"], "gone.csv: no such file; it is splits.csv of an earlier run"),
         (["--set", "backbones=[nope]"], "unknown backbone 'nope'"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),
+        (["--registry", "/usr/lib"], "/usr/lib: holds "),
         (["--config", "/no/such.yaml"], "/no/such.yaml: no such configuration file"),
     ],
 )

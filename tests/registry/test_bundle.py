@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +17,14 @@ from radtransfer.errors import RadtransferError
 from radtransfer.fusion.predictor import of_bundle
 from radtransfer.fusion.unfit import Detector
 from radtransfer.preprocess.store import Store
-from radtransfer.registry.bundle import enter, register
+from radtransfer.provenance import code_version
+from radtransfer.registry import bundle as bundle_module
+from radtransfer.registry.bundle import register
 from radtransfer.registry.predict import predict
-from tests.conftest import Chain
+from radtransfer.registry.references import located
+from radtransfer.registry.versions import Registry
+from radtransfer.training.steps import pretrain
+from tests.conftest import SEED, TINY, Chain
 from tests.preprocess.test_dicom import dicom
 
 
@@ -307,28 +308,14 @@ def test_what_was_changed_since_it_was_evaluated_is_not_registered(chain: Chain,
         }
         arguments |= {key: copy if key == "evaluation" else [copy, *arguments[key][1:]]}
         with pytest.raises(RadtransferError, match=f"{file.name}: its sha256 is not the recorded one"):
-            register(name="tiny", target_store=chain.target_store, registry=None, out=tmp_path / "out", **arguments)
+            register(
+                name="tiny", target_store=chain.target_store, pretrained=chain.pretrained, config={}, registry="",
+                out=tmp_path / "out", **arguments,
+            )  # fmt: skip
         assert not (tmp_path / "out").exists()
 
 
-def small_bundle(path: Path, **content: object) -> Path:
-    """As much of a bundle as a registry looks at."""
-    with artifacts.writing(path, "bundle", step="register", settings={}) as (folder, about):
-        (folder / "MODEL_CARD.md").write_text("# tiny\n")
-        about.update(content)
-    return path
-
-
 BAD_NAMES = ["..", "../aside", "/tmp/aside", "a/b", "", "A", "-a", "a\n", "a" * 42, ".partial-x"]
-
-
-@pytest.mark.parametrize("content", [*({"name": name} for name in BAD_NAMES), {"name": 7}, {}])
-def test_a_bundle_whose_name_is_no_folder_name_is_not_entered(tmp_path: Path, content: dict[str, object]) -> None:
-    bundle = small_bundle(tmp_path / "in" / "bundle", **content)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(RadtransferError, match=r"in/bundle: the name .* expected .* lower-case letters"):
-        enter(bundle, tmp_path / "in" / "registry")
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -338,49 +325,67 @@ def test_a_name_that_is_no_folder_name_is_not_registered(tmp_path: Path, name: s
     with pytest.raises(RadtransferError, match="register: the name"):
         register(
             name=name, target_store=absent, evaluation=absent, classifiers=[], models=[],
-            registry=tmp_path / "registry", out=tmp_path / "bundle",
+            pretrained=[], config={}, registry=str(tmp_path / "registry"), out=tmp_path / "bundle",
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 
-def test_versions_are_never_given_twice_and_the_first_is_champion(chain: Chain, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(6) as pool:
-        versions = list(pool.map(lambda _: enter(chain.bundle, tmp_path / "registry").name, range(6)))
-    assert sorted(versions) == [f"v{number:04d}" for number in range(1, 7)]
-    home = tmp_path / "registry" / "tiny"
-    champion = json.loads((home / "champion.json").read_text())
-    assert champion["version"] in versions
-    assert champion["digest"] == artifacts.read(home / champion["version"], "bundle", verify=True).digest
-    enter(chain.bundle, tmp_path / "registry")
-    assert json.loads((home / "champion.json").read_text()) == champion
-    assert not list(home.glob(".*"))
+def test_a_bundle_tells_what_it_was_made_of(chain: Chain, tmp_path: Path) -> None:
+    content = artifacts.read(chain.bundle, "bundle").content
+    store = Store.open(chain.target_store)
+    assert content["configuration"] == {"name": "tiny", "backbones": list(TINY), "seed": SEED}
+    counted = store.manifest.groupby(["split", "label_name"]).size()
+    told = {(split, label): n for split, classes in content["data"]["counts"].items() for label, n in classes.items()}
+    assert told == counted.to_dict() and content["data"]["images"] == len(store.manifest)
+    assert content["data"]["store_digest"] == store.artifact.digest and content["data"]["origin"] == {"kind": "folder"}
+    splits = pd.read_csv(chain.bundle / "splits.csv").query("role == 'target'").set_index("image_id")
+    for row in store.manifest.itertuples():
+        assert tuple(splits.loc[row.image_id, ["sha256", "split"]]) == (row.sha256, row.split)
+    before = {artifacts.read(path, "model").content["backbone"]: path for path in chain.pretrained}
+    digests = {name: artifacts.read(path, "model").digest for name, path in before.items()}
+    parents = {each["backbone"]: each["digest"] for each in content["parents"]}
+    in_domain = [block["backbone"] for block in content["blocks"]] if content["tl_source"] == "in_domain" else []
+    assert parents == {name: digests[name] for name in in_domain}
+    assert content["code_versions"] == [code_version()]
 
 
-def test_processes_that_register_at_once_each_get_a_version(tmp_path: Path) -> None:
-    """Six processes start at a signal, when all have imported what they need, and enter the bundle 20 times each."""
-    bundle = small_bundle(tmp_path / "bundle", name="tiny")
-    code = (
-        "import sys; from pathlib import Path; from radtransfer.registry.bundle import enter\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "for _ in range(20): print(enter(Path(sys.argv[1]), Path(sys.argv[2])).name)"
-    )
-    command = [sys.executable, "-c", code, str(bundle), str(tmp_path / "registry")]
-    pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(6)]
-    for process in processes:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=120) for process in processes]
-    assert [errors for _, errors in said] == [""] * 6
-    versions = [name for output, _ in said for name in output.split()]
-    expected = [f"v{number:04d}" for number in range(1, 121)]
-    assert sorted(versions) == expected
-    home = tmp_path / "registry" / "tiny"
-    assert sorted(path.name for path in home.iterdir()) == ["champion.json", *expected]
-    digest = artifacts.read(bundle, "bundle").digest
-    assert {artifacts.read(home / name, "bundle", verify=True).digest for name in expected} == {digest}
-    champion = json.loads((home / "champion.json").read_text())
-    assert champion["version"] in versions and champion["digest"] == digest
+def test_in_domain_networks_need_what_they_were_fine_tuned_from(chain: Chain) -> None:
+    models = [artifacts.read(path, "model") for path in chain.models]
+    in_domain = [model for model in models if model.content["tl_source"] == "in_domain"]
+    digests = [artifacts.read(path, "model").digest for path in chain.pretrained]
+    assert [each["digest"] for each in bundle_module._parents(models, chain.pretrained)] == digests
+    with pytest.raises(RadtransferError, match=r"the pre-trained model behind .* is missing; hand it over"):
+        bundle_module._parents(in_domain, chain.pretrained[:1])
+
+
+def test_what_was_registered_predicts_and_is_pre_trained_from(chain: Chain, tmp_path: Path) -> None:
+    """From the registry alone: the scores of the bundle, and its pre-trained models as they were."""
+    where = str(tmp_path / "registry")
+    register(
+        name="tiny", target_store=chain.target_store, evaluation=chain.evaluation, classifiers=chain.classifiers,
+        models=chain.models, pretrained=chain.pretrained, config={"seed": SEED}, registry=where,
+        out=tmp_path / "bundle",
+    )  # fmt: skip
+    registry = Registry.open(where)
+    version, parent = (registry.version(name, 1) for name in ("tiny", "tiny-pretrained"))
+    assert version.digest == artifacts.read(tmp_path / "bundle", "bundle").digest
+    assert version.data == artifacts.read(chain.bundle, "bundle").content["data"]
+    row = next(row for row in artifacts.read_json(chain.evaluation / "metrics.json")["results"] if row["selected"])
+    assert version.metrics == row and version.configuration == {"seed": SEED}
+    digests = {(model := artifacts.read(path, "model")).content["backbone"]: model.digest for path in chain.pretrained}
+    assert parent.models == digests
+    if version.model["tl_source"] == "in_domain":
+        assert [(each.name, each.number) for each in version.parents] == [("tiny-pretrained", 1)]
+    store = Store.open(chain.target_store)
+    images = [chain.data_root / name for name in store.manifest["image_id"].iloc[:3]]
+    with located(f"{where}#tiny@newest", "bundle") as folder:
+        found = list(predict(bundle=folder, images=images, threads=1))
+    assert found == list(predict(bundle=chain.bundle, images=images, threads=1))
+    model = artifacts.read(chain.pretrained[1], "model").content
+    pretrain(
+        source_store=chain.source_store, backbone=TINY[1], init="scratch", epochs=1, batch_size=8, learning_rate=1e-3,
+        weight_decay=0.01, input_size=model["input_size"], weights_mirror="", seed=SEED, threads=1, checkpoints="",
+        checkpoint_minutes=5, layer_decay=1.0, freeze_epochs=0, patience=0, out=tmp_path / "model",
+        pretrained_models=f"{where}#tiny-pretrained@1",
+    )  # fmt: skip
+    assert artifacts.read(tmp_path / "model", "model", verify=True).digest == digests[TINY[1]]

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from radtransfer.cli import cluster, datasets, steps
+from radtransfer.cli import cluster, datasets, models, steps
 from radtransfer.cli.explain import explain
 from radtransfer.cli.runs import app
 from radtransfer.cli.tune import tune
@@ -20,6 +20,7 @@ app.add_typer(cluster.app)
 app.add_typer(steps.app)
 app.command()(explain)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(models.app, name="models")
 
 
 def main() -> None:

@@ -28,7 +28,11 @@ def explain(
         list[Path] | None, typer.Argument(help="PNG, JPEG or DICOM files, with --bundle.", show_default=False)
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle that `register` or `run` made.", rich_help_panel=FILES)
+        str | None,
+        typer.Option(
+            help="Bundle that `register` or `run` made: its folder, or REGISTRY#NAME@VERSION of a model registry.",
+            rich_help_panel=FILES,
+        ),
     ] = None,
     with_gradcam: Annotated[
         bool, typer.Option("--gradcam/--no-gradcam", help="Grad-CAM beside LIME.", rich_help_panel=FILES)
@@ -69,11 +73,13 @@ def explain(
         )
     if bundle and images:
         from radtransfer.explain.files import explain_files
+        from radtransfer.registry.references import located
 
-        explain_files(
-            bundle=bundle, images=images, lime_samples=lime_samples, with_gradcam=with_gradcam, seed=seed,
-            threads=threads, out=out,
-        )  # fmt: skip
+        with located(bundle, "bundle") as folder:
+            explain_files(
+                bundle=folder, images=images, lime_samples=lime_samples, with_gradcam=with_gradcam, seed=seed,
+                threads=threads, out=out,
+            )  # fmt: skip
         print(out / "index.html")
         return
     if of_files:

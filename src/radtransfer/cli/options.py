@@ -19,6 +19,10 @@ TargetStore = Annotated[Path, typer.Option(help="Image store of the target.")]
 Evaluation = Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")]
 Classifiers = Annotated[list[Path], typer.Option(help="Folder that `classify` wrote; once for each TL source.")]
 Models = Annotated[list[Path], typer.Option(help="Fine-tuned model; once for each TL source and backbone.")]
+Pretrained = Annotated[list[Path], typer.Option(help="Pre-trained model; once for each backbone.")]
+RegistryOrNone = Annotated[
+    str, typer.Option("--registry", help="Model registry to enter the model into: folder, or s3://BUCKET/PREFIX.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 CheckpointsAt = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from radtransfer import __version__
-from radtransfer.cli.options import DataRoot, Out, Seed, Threads
+from radtransfer.cli.options import DataRoot, Out, RegistryOrNone, Seed, Threads
 from radtransfer.errors import RadtransferError
 
 Config = Annotated[Path, typer.Option(help="YAML file; see configs/.")]
@@ -47,7 +47,7 @@ def run(
     data_root: DataRoot,
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an unfinished run.")],
     set_: Overrides = None,
-    registry: Annotated[Path | None, typer.Option(help="Model registry to enter the model into.")] = None,
+    registry: RegistryOrNone = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and about how long it takes, and do nothing.")
     ] = False,
@@ -193,7 +193,13 @@ def compile_(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or DICOM files.")],
-    bundle: Annotated[Path, typer.Option(help="Bundle that `register` or `run` made.")],
+    bundle: Annotated[
+        str,
+        typer.Option(
+            help="Bundle that `register` or `run` made: its folder, or REGISTRY#NAME@VERSION of a model registry "
+            "(VERSION: a number, champion or newest)."
+        ),
+    ],
     explain: Annotated[Path | None, typer.Option(help="Folder for explanations, as of `radtransfer explain`.")] = None,
     format_: Annotated[Literal["csv", "json"], typer.Option("--format", help="Format of the output.")] = "csv",
     threads: Annotated[
@@ -211,25 +217,27 @@ def predict(
 
     from radtransfer import limits
     from radtransfer.registry.predict import predict as step
+    from radtransfer.registry.references import located
 
     table = csv.writer(sys.stdout, lineterminator="\n")
     listed: list[dict[str, object]] = []
     unreadable, unfit = 0, Counter[str]()
-    found = step(bundle=bundle, images=images, threads=threads or limits.cpus(), explain_dir=explain)
-    for number, one in enumerate(found):
-        row: dict[str, object] = {"image": str(one.image), "score": one.score, "label": one.label}
-        row |= {"unfit": one.unfit or None, "distance": one.distance}
-        if one.reason:
-            unreadable += 1
-            print(f"radtransfer: warning: {one.image}: {one.reason}", file=sys.stderr)
-        if one.unfit:
-            unfit[one.unfit.partition(" (")[0]] += 1
-        if format_ == "json":
-            listed.append(row | {"reason": one.reason or None})
-            continue
-        if number == 0:  # a bundle that is refused prints nothing
-            table.writerow(row)
-        table.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in row.values())
+    with located(bundle, "bundle") as folder:
+        found = step(bundle=folder, images=images, threads=threads or limits.cpus(), explain_dir=explain)
+        for number, one in enumerate(found):
+            row: dict[str, object] = {"image": str(one.image), "score": one.score, "label": one.label}
+            row |= {"unfit": one.unfit or None, "distance": one.distance}
+            if one.reason:
+                unreadable += 1
+                print(f"radtransfer: warning: {one.image}: {one.reason}", file=sys.stderr)
+            if one.unfit:
+                unfit[one.unfit.partition(" (")[0]] += 1
+            if format_ == "json":
+                listed.append(row | {"reason": one.reason or None})
+                continue
+            if number == 0:  # a bundle that is refused prints nothing
+                table.writerow(row)
+            table.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in row.values())
     if format_ == "json":
         print(json.dumps(listed, indent=1, ensure_ascii=False))
     if unfit:

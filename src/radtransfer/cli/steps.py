@@ -25,6 +25,8 @@ from radtransfer.cli.options import (
     Out,
     Patience,
     Precision,
+    Pretrained,
+    RegistryOrNone,
     Seed,
     TargetStore,
     Threads,
@@ -139,7 +141,11 @@ def pretrain(
     checkpoints: CheckpointsAt = "",
     checkpoint_minutes: CheckpointMinutes = 5.0,
     pretrained_models: Annotated[
-        str, typer.Option(help="Folder `pretrained` of an earlier run, whose model is taken in place of training.")
+        str,
+        typer.Option(
+            help="Folder `pretrained` of an earlier run, or REGISTRY#NAME@VERSION, whose model is taken in place of "
+            "training."
+        ),
     ] = "",
 ) -> None:
     """Pre-train one backbone on the related images, or take up what an earlier run pre-trained."""
@@ -350,10 +356,13 @@ def register(
     evaluation: Evaluation,
     classifiers: Classifiers,
     models: Models,
+    pretrained: Pretrained,
+    config: Annotated[Path, typer.Option(help="Configuration of the run, which the bundle keeps.")],
     out: Out,
-    registry: Annotated[Path | None, typer.Option(help="Model registry to enter the bundle into.")] = None,
+    registry: RegistryOrNone = "",
 ) -> None:
-    """Pack all that is needed to predict into a bundle."""
+    """Pack all that is needed to predict into a bundle, and enter it into a registry if one is named."""
+    from radtransfer.config import load
     from radtransfer.registry.bundle import register as step
 
     step(
@@ -362,6 +371,8 @@ def register(
         evaluation=evaluation,
         classifiers=classifiers,
         models=models,
+        pretrained=pretrained,
+        config=load(config).model_dump(mode="json", exclude={"pretrained_models"}),
         registry=registry,
         out=out,
     )
@@ -376,7 +387,7 @@ def report(
     explanations: Annotated[Path, typer.Option(help="Folder that `explain` wrote.")],
     bundle: Annotated[Path, typer.Option(help="Folder that `register` wrote.")],
     models: Models,
-    pretrained: Annotated[list[Path], typer.Option(help="Pre-trained model; once for each backbone.")],
+    pretrained: Pretrained,
     html_out: Annotated[Path, typer.Option(help="Report to write.")],
     markdown_out: Annotated[Path, typer.Option(help="Summary to write.")],
 ) -> None:

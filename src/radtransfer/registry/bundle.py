@@ -1,12 +1,9 @@
-"""The bundle: all that is needed to predict, in one folder that can be checked; and its versions."""
+"""The bundle: all that is needed to predict, and to tell what it was made of, in one folder that can be checked."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import shutil
-import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +12,18 @@ import pandas as pd
 
 from radtransfer import artifacts
 from radtransfer.artifacts import Artifact
-from radtransfer.config import NAME_PATTERN
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation.proportions import wilson
 from radtransfer.fusion import FUSED, HEAD
 from radtransfer.fusion.unfit import FALSE_ALARMS, UNFIT
+from radtransfer.preprocess import inherit
 from radtransfer.preprocess.store import Store
+from radtransfer.provenance import code_version
 from radtransfer.registry.card import model_card
+from radtransfer.registry.entry import check_name, enter
+from radtransfer.registry.versions import Registry
 
 INTENDED_USE = "Research on transfer learning. Not a medical device; not for diagnosis or triage of patients."
-CHAMPION = "champion.json"
 COLOURED_IMAGES = 0.01
 """Share of images with colours in the target's store above which colour is no reason against an image."""
 
@@ -36,25 +35,31 @@ def register(
     evaluation: Path,
     classifiers: list[Path],
     models: list[Path],
-    registry: Path | None,
+    pretrained: list[Path],
+    config: Mapping[str, object],
+    registry: str,
     out: Path,
 ) -> None:
     """Pack the selected candidate of an evaluation into a **bundle**, and enter it into a registry if one is named.
 
     Args:
-        name: name of the model, which is also the name of its folder in a registry.
+        name: name of the model, in a registry too.
         target_store: image store of the target.
         evaluation: which candidate was selected, and what it scored.
         classifiers: artifacts of all TL sources, in any order.
         models: fine-tuned models of all TL sources, in any order.
-        registry: folder of the model registry, or None; see :func:`enter`.
+        pretrained: pre-trained models of the run, those that its in-domain models were fine-tuned from.
+        config: configuration of the run, which the bundle keeps.
+        registry: folder or ``s3://BUCKET/PREFIX`` of the model registry (:mod:`radtransfer.registry.versions`), where
+            the bundle becomes a version, and its pre-trained models do; empty: none. No version is promoted by that.
         out: folder to write.
 
     Raises:
         RadtransferError: the name cannot be a folder's, the selected candidate or one of its models is missing, or
-            they do not belong together or were changed since they were made.
+            they do not belong together or were changed since they were made; or the registry cannot be written.
     """
-    _check_name(name, "register")
+    check_name(name, "register")
+    opened = Registry.open(registry, write=True) if registry else None
     store = Store.open(target_store)
     evaluated = artifacts.read(evaluation, "evaluation", verify=True)
     metrics = artifacts.read_json(evaluation / "metrics.json")
@@ -70,13 +75,16 @@ def register(
     if missing:
         raise RadtransferError(f"register: the model of {missing[0]} behind {row['id']} is missing; hand it over")
 
+    parents = _parents([by_digest[block["model_digest"]] for block in blocks], pretrained)
     inputs = {"target_store": store.artifact, "evaluation": evaluated, "classifiers": chosen}
+    made_by = [*inputs.values(), *(by_digest[block["model_digest"]] for block in blocks)]
     with artifacts.writing(out, "bundle", step="register", settings={"name": name}, inputs=inputs) as (folder, content):
         for block in blocks:
             shutil.copytree(by_digest[block["model_digest"]].path, folder / "models" / block["backbone"])
         if candidate["classifier"] != HEAD:
             shutil.copyfile(chosen.path / candidate["file"], folder / "classifier.skops")
         shutil.copyfile(chosen.path / chosen.content["unfit"][row["features"]]["file"], folder / UNFIT)
+        shutil.copyfile(target_store / inherit.FILE, folder / inherit.FILE)
         content.update(
             name=name,
             row_id=row["id"],
@@ -100,48 +108,47 @@ def register(
             synthetic=store.content["synthetic"],
             metrics=row,
             digests={key: artifact.digest for key, artifact in inputs.items()},
+            configuration=dict(config),
+            data=_data(store),
+            parents=parents,
+            code_versions=sorted({artifact.made["version"] for artifact in made_by} | {code_version()}),
             intended_use=INTENDED_USE,
         )
         card = model_card(content, store.content, evaluated.content, metrics)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    if registry is not None:
-        enter(out, registry)
+    if opened is not None:
+        enter(opened, out, pretrained)
 
 
-def enter(bundle: Path, registry: Path) -> Path:
-    """Copy a bundle into a registry under the next version, ``<registry>/<name>/v0001`` and so on.
-
-    The folders themselves are the list of versions: a copy is made beside them and renamed to the first free number,
-    which only one of several writers can do. The first version becomes champion (``champion.json``); later ones do not
-    replace it.
-
-    Returns:
-        the new version's folder.
+def _parents(models: Sequence[Artifact], pretrained: Sequence[Path]) -> list[dict[str, Any]]:
+    """Of each model that was fine-tuned from a pre-trained one, that one: backbone, digest, source store, code.
 
     Raises:
-        RadtransferError: ``bundle`` is not a sound bundle, or its name cannot be a folder's.
+        RadtransferError: one was not handed over.
     """
-    artifact = artifacts.read(bundle, "bundle", verify=True)
-    home = registry / _check_name(artifact.content.get("name"), str(bundle))
-    home.mkdir(parents=True, exist_ok=True)
-    staging = home / f".partial-{uuid.uuid4().hex}"
-    try:
-        shutil.copytree(bundle, staging)
-        number = 1
-        while True:
-            version = home / f"v{number:04d}"
-            if not version.exists():
-                try:
-                    staging.rename(version)
-                    break
-                except OSError:
-                    if not version.exists():
-                        raise
-            number += 1
-        _crown(home, version, artifact)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return version
+    by_digest = {model.digest: model for model in (artifacts.read(path, "model", verify=True) for path in pretrained)}
+    found = []
+    for model in models:
+        digest = model.content["pretrained_digest"]
+        if digest is None:
+            continue
+        if digest not in by_digest:
+            raise RadtransferError(
+                f"register: the pre-trained model behind {model.path} is missing; hand it over (pretrained)"
+            )
+        before = by_digest[digest]
+        inputs = {"source_store": before.made["inputs"].get("source_store", ""), "code_version": before.made["version"]}
+        found.append({"backbone": model.content["backbone"], "digest": digest, **inputs})
+    return found
+
+
+def _data(store: Store) -> dict[str, Any]:
+    """Which images: the target's data set and part, its revision and digest, its store, counts by split and class.
+
+    Which image was in which split, of target and source, is in ``splits.csv``.
+    """
+    said = {key: store.content[key] for key in ("name", "layout", "part", "images", "size", "grouping", "counts")}
+    return said | {"origin": store.content.get("data", {}), "store_digest": store.artifact.digest}
 
 
 def _refusals(chosen: Artifact, features: str, store: Store) -> dict[str, Any]:
@@ -162,16 +169,6 @@ def _refusals(chosen: Artifact, features: str, store: Store) -> dict[str, Any]:
     }
 
 
-def _check_name(name: object, where: str) -> str:
-    """The name, which becomes a folder of the registry and may come from a bundle made elsewhere."""
-    if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
-        raise RadtransferError(
-            f"{where}: the name {name!r} cannot name a model; expected 1 to 41 lower-case letters, digits and dashes, "
-            "the first no dash; register it under such a name"
-        )
-    return name
-
-
 def _of_source(found: list[Artifact], tl_source: str) -> Artifact:
     matching = [artifact for artifact in found if artifact.content["tl_source"] == tl_source]
     if len(matching) != 1:
@@ -180,16 +177,3 @@ def _of_source(found: list[Artifact], tl_source: str) -> Artifact:
             "hand over those of the same run"
         )
     return matching[0]
-
-
-def _crown(home: Path, version: Path, artifact: Artifact) -> None:
-    """Point ``champion.json`` to this version unless there is a champion; a hard link is made by one writer only."""
-    pointer: dict[str, Any] = {"schema": artifacts.SCHEMA, "version": version.name, "digest": artifact.digest}
-    staging = home / f".{CHAMPION}-{uuid.uuid4().hex}"
-    staging.write_text(json.dumps(pointer, indent=1) + "\n", encoding="utf-8")
-    try:
-        os.link(staging, home / CHAMPION)
-    except FileExistsError:
-        pass
-    finally:
-        staging.unlink()

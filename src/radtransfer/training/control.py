@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radtransfer import artifacts
+from radtransfer.registry.references import located
+from radtransfer.registry.versions import PRETRAINED
 from radtransfer.training.schedule import steps_per_epoch
 
 if TYPE_CHECKING:  # it loads PyTorch
@@ -29,8 +30,8 @@ def extra_steps(
     Args:
         tl_source: what the network starts from; of ``in_domain``, which is pre-trained, 0.
         backbone: name of the timm model.
-        pretrained_models: folder of models that are taken up in place of it, which say what they were given (or, made
-            before they said so, what they took); empty: none.
+        pretrained_models: folder, or version of a registry, of models that are taken up in place of it, which say what
+            they were given (or, made before they said so, what they took); empty: none.
         images: training images of the source.
         batch_size, epochs: of pre-training.
 
@@ -40,7 +41,8 @@ def extra_steps(
     if tl_source == "in_domain":
         return 0
     if pretrained_models:
-        told = artifacts.read(Path(pretrained_models) / backbone, "model").content
+        with located(pretrained_models, PRETRAINED) as folder:
+            told = artifacts.read(folder / backbone, "model").content
         return int(told.get("planned_steps", told["source_steps"]))
     return epochs * steps_per_epoch(images, batch_size)
 

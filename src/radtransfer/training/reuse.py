@@ -20,7 +20,7 @@ def find(folder: Path, backbone: str, init: str, task: str, *, boxes: bool) -> A
     """The pre-trained model of a backbone, with every file verified.
 
     Args:
-        folder: ``pretrained/`` of an earlier run: one model a backbone, in a folder of its name.
+        folder: ``pretrained/`` of an earlier run, or a version of them: one model a backbone, in a folder of its name.
         backbone: name of the timm model.
         init: what its pre-training must have started from.
         task, boxes: what it must have learnt.
@@ -35,7 +35,7 @@ def find(folder: Path, backbone: str, init: str, task: str, *, boxes: bool) -> A
         if said.get(key) != wanted:
             raise RadtransferError(
                 f"pretrained_models: {model.path} has {key} {said.get(key)!r}, this run needs {wanted!r}; "
-                "name the folder `pretrained` of a run that fits"
+                "name those of a run that fits"
             )
     if not (model.path / SEEN).is_file():
         raise RadtransferError(

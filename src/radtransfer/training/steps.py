@@ -16,6 +16,8 @@ from radtransfer.artifacts import Artifact
 from radtransfer.config import Precision, TlSource
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.store import Store
+from radtransfer.registry.references import located
+from radtransfer.registry.versions import PRETRAINED
 from radtransfer.training import control, distributed, loop, reuse
 from radtransfer.training.checkpoints import kept
 from radtransfer.training.loop import Recipe
@@ -77,8 +79,8 @@ def pretrain(
         patience: epochs at the full input size without a better one after which training ends early; 0: never.
         task: what is learnt, see :class:`radtransfer.training.objective.Objective`.
         boxes: learn where lesions are too.
-        pretrained_models: folder of an earlier run's pre-trained models, one of which is then written as it is; see
-            :mod:`radtransfer.training.reuse`.
+        pretrained_models: pre-trained models of an earlier run, one of which is then written as it is: their folder, or
+            a version of a registry, see :mod:`radtransfer.registry.references` and :mod:`radtransfer.training.reuse`.
         precision: arithmetic of the network, see :meth:`radtransfer.training.network.Network.arithmetic`.
         mirror: whether a mirrored image has the same diagnosis.
 
@@ -88,14 +90,15 @@ def pretrain(
     """
     store = _open(source_store, "body_part", "boxes")
     if pretrained_models:
-        model = reuse.find(Path(pretrained_models), backbone, init, task, boxes=boxes)
-        before = load_network(model.path)
-        if not before.resizable and before.input_size != Network(backbone, input_size).input_size:
-            raise RadtransferError(
-                f"pretrained_models: {model.path} takes images of {before.input_size} px, and {backbone} cannot be "
-                f"resized; set input_size to {before.input_size}"
-            )
-        reuse.take_up(model, store, Path(out))
+        with located(pretrained_models, PRETRAINED) as folder:
+            model = reuse.find(folder, backbone, init, task, boxes=boxes)
+            before = load_network(model.path)
+            if not before.resizable and before.input_size != Network(backbone, input_size).input_size:
+                raise RadtransferError(
+                    f"pretrained_models: {model.path} takes images of {before.input_size} px, and {backbone} cannot be "
+                    f"resized; set input_size to {before.input_size}"
+                )
+            reuse.take_up(model, store, Path(out))
         return
     start = _Start(backbone, input_size, init, weights_mirror, seed, threads, precision, mirror)
     recipe = Recipe(epochs, batch_size, learning_rate, weight_decay, seed, layer_decay, freeze_epochs, patience)

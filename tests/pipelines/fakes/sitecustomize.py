@@ -156,8 +156,10 @@ def external(*, external, models, classifiers, out, **_):
     _write(out, "external", "external", files, name=external.get("path", ""))
 
 
-def register(*, name, models, registry, out, **_):
-    _note(f"register {len(models)} {registry}")
+def register(*, name, models, pretrained, config, registry, out, **_):
+    said = f"{config['backbones']!r} {config['seed']!r} {config['learning_rate']!r}"
+    assert "pretrained_models" not in config
+    _note(f"register {len(models)} {len(pretrained)} {registry!r} {said}")
     _write(out, "bundle", "register", name=name)
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from radtransfer.cache import VARIABLE
 from radtransfer.config import TL_SOURCES
+from tests.weed import KEYS, Weed
 
 settings.register_profile("any machine", deadline=None)  # a deadline tests what else the machine does
 settings.load_profile("any machine")
@@ -50,6 +51,18 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(VARIABLE, str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weed]:
+    """An S3 server, to which the environment leads."""
+    server = Weed(tmp_path_factory.mktemp("weed"))
+    for key, value in (KEYS | {"AWS_ENDPOINT_URL_S3": server.url}).items():
+        monkeypatch.setenv(key, value)
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture

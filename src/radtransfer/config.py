@@ -456,15 +456,24 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise RadtransferError(f"{path}: not valid YAML: {error}") from None
     data, origins = mapping(text, str(path)), {}
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise RadtransferError(f"--set {override}: expected key=value")
-        try:
-            data[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RadtransferError(f"--set {override}: value is not valid YAML: {error}") from None
-        origins[key.strip()] = f"--set {override}"
+        key, value = assigned(override, "--set")
+        data[key], origins[key] = value, f"--set {override}"
     return validate(data, str(path), origins)
+
+
+def assigned(text: str, option: str) -> tuple[str, Any]:
+    """Read ``key=value``, the value in YAML; ``option`` gave it.
+
+    Raises:
+        RadtransferError: it is not of that form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RadtransferError(f"{option} {text}: expected key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RadtransferError(f"{option} {text}: value is not valid YAML: {error}") from None
 
 
 def mapping(text: str, where: str) -> dict[str, Any]:

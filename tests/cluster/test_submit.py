@@ -136,7 +136,7 @@ def test_several_users(stub: Stub, submitting: Command) -> None:
         (["--param", "registry=5"], "--param registry=5: expected text, got int; put it in quotes"),
         (["--param", "registry=[a]"], '--param registry=["a"]: expected text, got list'),
         (["--param", "seed=3"], "--param seed: is an entry of the configuration; say --set seed=..."),
-        (["--param", "registry"], "--param registry: expected NAME=VALUE"),
+        (["--param", "registry"], "--param registry: expected key=value"),
         (["--data-root", "/mine/data"], "data_root /mine/data: a folder of this machine"),
         (["--data-root", "data"], "name a folder below /data"),
         (["--data-root", "/data/../home"], "a folder of this machine"),

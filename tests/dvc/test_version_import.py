@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,7 @@ import pytest
 from radtransfer import artifacts
 from radtransfer.registry.versions import Registry
 from tests.registry.tiny import entered
-from tests.weed import KEYS, Weed
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weed]:
-    server = Weed(tmp_path_factory.mktemp("weed"))
-    for key, value in (KEYS | {"AWS_ENDPOINT_URL_S3": server.url}).items():
-        monkeypatch.setenv(key, value)
-    try:
-        yield server
-    finally:
-        server.kill()
+from tests.weed import Weed
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from radtransfer.registry.places import Folder, Prefix
 from radtransfer.registry.retention import DAY, collect
 from radtransfer.registry.versions import Registry
 from tests.registry.tiny import entered
-from tests.weed import KEYS, Weed
+from tests.weed import Weed
 
 pytestmark = pytest.mark.slow
 WRITERS, EACH, KILLED, SECONDS = 8, 25, 3, 540
@@ -181,17 +181,6 @@ def test_in_a_folder_nothing_is_lost_and_nothing_is_half_there(tmp_path: Path, m
     writers, amiss = rehearse(where, tmp_path, lambda: None)
     assert isinstance(Registry.open(where).place, Folder)
     check(where, writers, amiss, monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weed]:
-    server = Weed(tmp_path_factory.mktemp("weed"))
-    for key, value in (KEYS | {"AWS_ENDPOINT_URL_S3": server.url}).items():
-        monkeypatch.setenv(key, value)
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @pytest.mark.timeout(900)

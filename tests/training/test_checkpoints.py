@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from radtransfer.training.network import Network
 from radtransfer.training.objective import Objective
 from radtransfer.training.steps import finetune
 from tests.training.test_steps import RECIPE, write_store
-from tests.weed import KEYS, Weed
+from tests.weed import Weed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -246,20 +245,9 @@ def test_sigterm_leaves_a_last_checkpoint(target: Path, uninterrupted: Path, tmp
     assert equal(tmp_path / "model", uninterrupted)
 
 
-@pytest.fixture
-def storage(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weed]:
-    server = Weed(tmp_path_factory.mktemp("weed"))
-    for key, value in (KEYS | {"AWS_ENDPOINT_URL_S3": server.url}).items():
-        monkeypatch.setenv(key, value)
-    try:
-        yield server
-    finally:
-        server.kill()
-
-
 @pytest.mark.slow
 def test_another_machine_goes_on_from_object_storage_that_failed_meanwhile(
-    target: Path, uninterrupted: Path, tmp_path: Path, storage: Weed, monkeypatch: pytest.MonkeyPatch,
+    target: Path, uninterrupted: Path, tmp_path: Path, server: Weed, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr("radtransfer.storage.WAITS", (0.01,))
@@ -271,9 +259,9 @@ def test_another_machine_goes_on_from_object_storage_that_failed_meanwhile(
         nonlocal offered
         offered += 1
         if offered == 4:
-            storage.kill()
+            server.kill()
         if offered == 6:
-            storage.start()
+            server.start()
         if offered == 9:
             raise Killed
         offer(self, training)

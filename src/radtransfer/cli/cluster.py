@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 
 from radtransfer.cli.runs import Config, Overrides
 from radtransfer.errors import RadtransferError
@@ -100,7 +99,7 @@ def submit(
 
     The pipeline is uploaded if the server does not have just this one.
     """
-    from radtransfer.config import load
+    from radtransfer.config import assigned, load
 
     if package and (image or gpus):
         raise RadtransferError(
@@ -108,7 +107,7 @@ def submit(
         )
     overrides = [*(set_ or []), *([f"pipeline={pipeline}"] if pipeline else [])]
     asked = load(config, overrides)
-    given = {"data_root": data_root} | _given(param or [])
+    given = {"data_root": data_root} | dict(assigned(each, "--param") for each in param or [])
     server = _server(host, namespace, token_file, timeout)
     from radtransfer_pipelines.cluster.command import Submission
     from radtransfer_pipelines.cluster.command import submit as send
@@ -169,21 +168,3 @@ def _server(host: str, namespace: str, token_file: Path | None, timeout: float) 
     from radtransfer_pipelines.cluster.connection import TOKEN, Server
 
     return Server(host, namespace, os.environ.get(TOKEN, ""), token_file, timeout)
-
-
-def _given(params: list[str]) -> dict[str, Any]:
-    """Parameters from NAME=VALUE, VALUE being YAML.
-
-    Raises:
-        RadtransferError: one is not of that form.
-    """
-    given = {}
-    for each in params:
-        name, equals, value = each.partition("=")
-        if not equals:
-            raise RadtransferError(f"--param {each}: expected NAME=VALUE")
-        try:
-            given[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RadtransferError(f"--param {each}: value is not valid YAML: {error}") from None
-    return given

@@ -21,7 +21,8 @@ from radtransfer.problems import Policy, Rejected, policies
 
 ROLE = "external"
 _ASKED = ("layout", "path", "table")
-SEEN = "the run has seen it, its duplicate or near duplicate, or its patient"
+SAME = "an image of the run itself"
+LIKE = "the run has seen a near duplicate of it, or its patient"
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,17 @@ def external_store(*, data_root: str | Path, learnt: Learnt, asked: ExternalSet,
         ):
             window, chosen = Window.of(learnt.ct_window), learnt.on_problem
             images, descriptors = decode_all((own, *seen), scratch, window, learnt.crop_border, chosen)
-            _check_there(learnt.splits, {image.sha256 for image in images if image.role != ROLE})
+            known = {image.sha256 for image in images if image.role != ROLE}
+            _check_there(learnt.splits, known)
             names, pairs = group_names(images, descriptors, scratch, of_known_patients=True)
             taken = {name for image, name in zip(images, names, strict=True) if image.role != ROLE}
             mine = [i for i, image in enumerate(images) if image.role == ROLE]
             kept = sorted((i for i in mine if names[i] not in taken), key=lambda i: images[i].record.file)
-            own.rejected += [Rejected(images[i].record.file, "leak", SEEN) for i in mine if names[i] in taken]
+            own.rejected += [
+                Rejected(images[i].record.file, "leak", SAME if images[i].sha256 in known else LIKE)
+                for i in mine
+                if names[i] in taken
+            ]
             for label, name in enumerate(own.dataset.classes):
                 if not any(images[i].record.label == label for i in kept):
                     raise RadtransferError(

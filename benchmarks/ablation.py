@@ -45,6 +45,9 @@ REPLICATES = 2000
 BASE = "as configured"
 SHARE = "share"
 RECIPE = {"batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"}
+DATA = {"target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts", "target_table"}
+DATA |= {"source_table", "on_problem", "image_size", "ct_window", "crop_border", "test_fraction", "test_fold"}
+DATA |= {"validation_fraction", "max_images", "previous_splits", "seed"}
 RECIPE |= {"weights_mirror", "mirror", "seed", "threads", "precision", "checkpoint_minutes"}
 
 
@@ -126,26 +129,43 @@ def set_to(constants: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def main() -> None:
-    """Train the configuration as it stands and every variation of it, and print what each scored."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(about: str) -> argparse.ArgumentParser:
+    """The options that say what is trained and what is varied."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--tl-source", choices=TL_SOURCES, default="imagenet")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--vary", action="append", default=[], metavar="key=value[; ...]")
-    given = parser.parse_args()
+    return parser
+
+
+def checked(given: argparse.Namespace) -> RunConfig:
+    """The configuration, whose backbone and weights are there."""
     config = load(given.config)
     check_backbones([given.backbone])
     if given.tl_source != "scratch":
         check_available([given.backbone], config.weights_mirror)
+    return config
+
+
+def told_apart(variation: str) -> tuple[list[str], dict[str, Any]]:
+    """Entries of the configuration as ``key=value``, and constants of the recipe."""
+    parts = [part.strip() for part in variation.split(";")]
+    fixed = [part for part in parts if part.startswith((SHARE, "loop.", "schedule.", "augment.", "objective."))]
+    values = {key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in fixed)}
+    return [part for part in parts if part not in fixed], values
+
+
+def main() -> None:
+    """Train the configuration as it stands and every variation of it, and print what each scored."""
+    given = asked(__doc__ or "").parse_args()
+    config = checked(given)
     variants: dict[str, tuple[RunConfig, dict[str, Any]]] = {BASE: (config, {})}
     for text in given.vary:
-        parts = [part.strip() for part in text.split(";")]
-        fixed = {part for part in parts if part.startswith((SHARE, "loop.", "schedule.", "augment.", "objective."))}
-        values = {key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in sorted(fixed))}
-        variants[text] = load(given.config, [part for part in parts if part not in fixed]), values
+        entries, constants = told_apart(text)
+        variants[text] = load(given.config, entries), constants
     with tempfile.TemporaryDirectory(prefix="radtransfer-ablation-") as folder:
         measured: dict[str, Measured] = {}
         images: dict[str, list[str]] = {}
@@ -153,13 +173,7 @@ def main() -> None:
         models: dict[str, Path] = {}
         for number, (name, (settings, constants)) in enumerate(variants.items()):
             started = time.monotonic()
-            data = settings.model_dump(
-                include={
-                    "target_layout", "target_path", "target_part", "source_layout", "source_path", "source_parts",
-                    "target_table", "source_table", "on_problem", "image_size", "ct_window", "crop_border",
-                    "test_fraction", "test_fold", "validation_fraction", "max_images", "previous_splits", "seed",
-                }
-            )  # fmt: skip
+            data = settings.model_dump(include=DATA)
             store = stores.setdefault(json.dumps(data, sort_keys=True), Path(folder) / f"target-{number}")
             if not store.exists():
                 preprocess(data_root=given.data_root, target_out=store, source_out=Path(f"{store}.source"), **data)

@@ -39,6 +39,7 @@ Kind = Literal[
     "external",
     "explanations",
     "bundle",
+    "decision",
 ]
 DESCRIPTION: dict[Kind, str] = {
     "image-store": "dataset.json",
@@ -51,6 +52,7 @@ DESCRIPTION: dict[Kind, str] = {
     "external": "external.json",
     "explanations": "explanations.json",
     "bundle": "bundle.json",
+    "decision": "decision.json",
 }
 
 

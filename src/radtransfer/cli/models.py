@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from radtransfer.cli.options import Threads
 from radtransfer.errors import RadtransferError
 
 app = typer.Typer(no_args_is_help=True, help="Versions of models in a registry, and which of them is champion.")
@@ -81,8 +82,9 @@ def show(
     import yaml
 
     from radtransfer.registry import ledger
+    from radtransfer.registry.references import found
 
-    opened, version = _find(registry, which)
+    opened, version = found(registry, which)
     book = ledger.read(opened.place, version.name)[0]
     said = version.model_dump(mode="json")
     said["at"] = f"{opened.place.name}/{version.folder}"
@@ -120,12 +122,13 @@ def verify(
     Champions are looked at too: one that is not there is not whole.
     """
     from radtransfer.registry import ledger
+    from radtransfer.registry.references import found
     from radtransfer.registry.versions import Registry
 
     opened = Registry.open(registry)
     name, _, number = which.partition("@")
     versions = (
-        [_find(registry, which)[1]]
+        [found(registry, which)[1]]
         if number
         else [version for each in ([name] if name else opened.names()) for version in opened.versions(each)]
     )
@@ -165,10 +168,41 @@ def promote(
 ) -> None:
     """Make a version champion, if it is whole; the history keeps who, when and why."""
     from radtransfer.registry.champion import promote as step
+    from radtransfer.registry.references import found
 
-    opened, version = _find(registry, which)
+    opened, version = found(registry, which)
     step(opened, version.name, version.number, why=why, figures=_figures(figures), by=by, instead_of=instead_of)
     print(f"{version.label} is champion")
+
+
+@app.command()
+def gate(
+    challenger: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Or the folder of its bundle.")],
+    registry: Where,
+    test_store: Annotated[
+        Path, typer.Option(help="Image store of the target, of the newest data; its test split is the test set.")
+    ],
+    margin: Annotated[
+        float, typer.Option(min=0, max=0.2, help="AUROC that a better calibrated challenger may lack.")
+    ] = 0.02,
+    floor: Annotated[
+        float, typer.Option(min=0.5, max=0.99, help="AUROC that a first model must clear by its 95 % interval.")
+    ] = 0.6,
+    threads: Threads = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for decision.json; it must not exist yet.")] = None,
+) -> None:
+    """Make a version champion if it is shown to be better than the present one; exit code 1 when it is declined.
+
+    Both score the test images anew. The history keeps the figures, and `rollback` takes the decision back.
+    """
+    from radtransfer.registry.gate import gate as step
+    from radtransfer.registry.weigh import Rules
+
+    rules = Rules(margin=margin, floor=floor)
+    made = step(registry=registry, challenger=challenger, test_store=test_store, rules=rules, threads=threads, out=out)
+    print(f"{made.name}@{made.challenger.version} {made.outcome}: {made.why}")
+    if made.outcome == "declined":
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -205,17 +239,6 @@ def gc(
         table.writerow([state, each.name, each.number or "", each.size, each.why])
     freed = sum(each.size for each in judged if each.state == "removed")
     print(f"{freed} bytes {'would be ' if dry_run else ''}freed", file=sys.stderr)
-
-
-def _find(registry: str, which: str) -> Any:
-    """The registry, and the version that NAME[@VERSION] names; without @VERSION the newest."""
-    from radtransfer.registry.references import Reference
-
-    asked = f"{registry}#{which if '@' in which else f'{which}@newest'}"
-    reference = Reference.parse(asked)
-    if reference is None:
-        raise RadtransferError(f"{which!r}: expected NAME or NAME@VERSION, VERSION a number, champion or newest")
-    return reference.find()
 
 
 def _refused(constant: str) -> None:

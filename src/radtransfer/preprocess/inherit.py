@@ -1,4 +1,4 @@
-"""Splits of an earlier revision of the data, which a later one keeps."""
+"""Splits of an earlier revision of the data, which a later one keeps; and which images belong together in this one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ FILE = "splits.csv"
 COLUMNS = ("role", "image_id", "sha256", "split")
 DEALT_TO = "dealt_to"
 """Column for the split that an image was dealt to, which is another than its split only where its label was unused."""
+GROUP = "group_id"
+LEFT_OUT = "left_out.csv"
+"""Images that were read and are in neither store, with their leakage groups: part of what a test image is like."""
 ROLES = ("target", "source")
 
 
@@ -77,10 +80,18 @@ class Inherited:
         return {self.known[role, key] for key in (name, sha256) if (role, key) in self.known}
 
 
-def write(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-    """Write :data:`FILE` for the next revision, from the manifest rows of each role with :data:`DEALT_TO` in them."""
-    columns = (*COLUMNS[1:], DEALT_TO)
-    with (folder / FILE).open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow((COLUMNS[0], *columns))
-        table.writerows([role, *(row[column] for column in columns)] for role in ROLES for row in rows[role])
+def write(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]], left_out: Iterable[Mapping[str, str]]) -> None:
+    """Write :data:`FILE` for the next revision, and :data:`LEFT_OUT`.
+
+    Args:
+        folder: of the target's store.
+        rows: by role, rows of the manifest with :data:`DEALT_TO` in them.
+        left_out: role, name, sha256 and leakage group of what was read and is not among them.
+    """
+    listed = [{COLUMNS[0]: role, **row} for role in ROLES for row in rows[role]]
+    tables = ((FILE, (*COLUMNS, DEALT_TO, GROUP), listed), (LEFT_OUT, (*COLUMNS[:-1], GROUP), left_out))
+    for file, columns, its in tables:
+        with (folder / file).open("w", newline="", encoding="utf-8") as stream:
+            table = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
+            table.writeheader()
+            table.writerows(its)

@@ -85,7 +85,7 @@ def preprocess(
     found over target and source together; a source image in the group of a target image is left out. The target is
     split into train, validation and test (its publisher's test set, where there is one), the source into train and
     validation. Every file left out is listed with its reason. The target's store gets ``splits.csv``, by which a later
-    revision of the data keeps the split of every image.
+    revision of the data keeps the split of every image, and ``left_out.csv``, the groups of what was read and not kept.
 
     Args:
         data_root: folder of the data sets, or its address, see :func:`radtransfer.datasets.fetch.located`.
@@ -194,7 +194,13 @@ def preprocess(
             if side.role == "target":
                 content["label_fraction"] = label_fraction
                 content["dicom_modalities"] = sorted({images[i].modality for i in mine} - {""})
-        write_splits(folders["target"][0], written)
+        stored = {i for mine in kept.values() for i in mine}
+        left_out = [
+            {"role": image.role, "image_id": image.name, "sha256": image.sha256, "group_id": name}
+            for i, (image, name) in enumerate(zip(images, names, strict=True))
+            if i not in stored
+        ]
+        write_splits(folders["target"][0], written, left_out)
 
 
 def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Iterable[Image] = ()) -> None:

@@ -14,6 +14,10 @@ from radtransfer.registry.ledger import Ledger
 from radtransfer.registry.versions import BUNDLE, Registry, Version
 
 
+class OvertakenError(RadtransferError):
+    """Another became champion since the version was compared."""
+
+
 def promote(
     registry: Registry,
     name: str,
@@ -38,17 +42,13 @@ def promote(
         The ledger with this decision, its last.
 
     Raises:
-        RadtransferError: no such version, no bundle, damaged, champion already, removed meanwhile, or another champion
-            than ``instead_of``.
+        OvertakenError: there is another champion than ``instead_of``.
+        RadtransferError: no such version, no bundle, damaged, champion already, or removed meanwhile.
     """
     registry.verify(_bundle(registry, name, number))
 
     def check(now: Ledger) -> int:
-        if instead_of is not None and (now.champion or 0) != instead_of:
-            raise RadtransferError(
-                f"{registry.place.name}: {name}@{number} was compared with {_called(name, instead_of)}, but "
-                f"{_called(name, now.champion or 0)} is champion now; compare again"
-            )
+        _same_champion(registry, name, number, now, instead_of)
         if now.champion == number:
             raise RadtransferError(f"{registry.place.name}: {name}@{number} is the champion already")
         return number
@@ -79,17 +79,38 @@ def rollback(
 
 
 def decline(
-    registry: Registry, name: str, number: int, *, why: str, figures: Mapping[str, Any] | None = None, by: str = ""
+    registry: Registry,
+    name: str,
+    number: int,
+    *,
+    why: str,
+    figures: Mapping[str, Any] | None = None,
+    by: str = "",
+    instead_of: int | None = None,
 ) -> Ledger:
     """Record that a version was weighed and not promoted; the champion stays.
 
     Args, returns: as of :func:`promote`.
 
     Raises:
+        OvertakenError: there is another champion than ``instead_of``.
         RadtransferError: no such version, or no bundle.
     """
     _bundle(registry, name, number)
-    return _decide(registry, name, "decline", lambda _: number, why, figures, by)
+
+    def check(now: Ledger) -> int:
+        _same_champion(registry, name, number, now, instead_of)
+        return number
+
+    return _decide(registry, name, "decline", check, why, figures, by)
+
+
+def _same_champion(registry: Registry, name: str, number: int, now: Ledger, instead_of: int | None) -> None:
+    if instead_of is not None and (now.champion or 0) != instead_of:
+        raise OvertakenError(
+            f"{registry.place.name}: {name}@{number} was compared with {_called(name, instead_of)}, but "
+            f"{_called(name, now.champion or 0)} is champion now; compare again"
+        )
 
 
 def _decide(

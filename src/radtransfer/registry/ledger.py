@@ -77,6 +77,17 @@ class Ledger(Document):
                 found.pop()
         return found
 
+    def taken_back(self, number: int) -> Decision | None:
+        """The rollback that ended the reign of a version, if that is the last that was decided for or against it."""
+        last, reigns = None, [0]
+        for decision in self.history:
+            if decision.action == "promote":
+                reigns.append(decision.version)
+                last = None if decision.version == number else last
+            elif decision.action == "rollback":
+                last = decision if reigns.pop() == number else last
+        return last
+
 
 def key(name: str) -> str:
     """Where the ledger of a model lies."""

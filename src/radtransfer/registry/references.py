@@ -89,3 +89,15 @@ def located(text: str, kind: Kind) -> Iterator[Path]:
     with fetched(f"{registry.place.name}/files/{version.name}", (version.id,)) as place:
         verify(Folder(place.root), f"{version.id}/", version)
         yield place.root / version.id
+
+
+def found(registry: str, which: str) -> tuple[Registry, Version]:
+    """The registry, and the version that NAME[@VERSION] names; without @VERSION the newest.
+
+    Raises:
+        RadtransferError: it names none, or one of them is not there.
+    """
+    reference = Reference.parse(f"{registry}#{which if '@' in which else f'{which}@newest'}")
+    if reference is None:
+        raise RadtransferError(f"{which!r}: expected NAME or NAME@VERSION, VERSION a number, champion or newest")
+    return reference.find()

@@ -165,7 +165,11 @@ def _against(
     if auroc.high is not None and auroc.high < 0:
         return "not shown", f"worse: {figures}"
     fault = "better calibrated" if as_good else f"better, nor not to be worse by {margin:g}"
-    power = "" if auroc.smallest_detectable is None else f" (from {auroc.smallest_detectable:.3f} on it likely would)"
+    power = (
+        ""
+        if auroc.smallest_detectable is None
+        else f" (a true gain of {auroc.smallest_detectable:.3f} likely would be)"
+    )
     return "not shown", f"not shown to be {fault}{power}: {figures}"
 
 

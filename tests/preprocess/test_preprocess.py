@@ -378,7 +378,7 @@ def test_mura_official_test_set_is_kept_and_its_patients_stay_out(
     assert source.manifest["image_id"].str.contains("/valid/").sum() == 12
     assert table["study_id"].nunique() == 37  # patient 2 went with its twin
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(written) == 9
+    assert len(written) == 10
     assert "patient0" not in table.to_csv() + source.manifest.to_csv()  # Parquet packs its columns
     assert not any(re.search(rb"patient\d", path.read_bytes()) for path in written)
     again, _ = run(tmp_path, tmp_path / "again", **MURA)

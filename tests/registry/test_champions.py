@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from radtransfer.errors import RadtransferError
 from radtransfer.registry import ledger
-from radtransfer.registry.champion import decline, promote, rollback
+from radtransfer.registry.champion import OvertakenError, decline, promote, rollback
 from radtransfer.registry.entry import enter
 from radtransfer.registry.places import Prefix
 from radtransfer.registry.versions import Registry
@@ -191,3 +191,29 @@ def test_a_ledger_that_others_change_all_the_time_is_given_up_on(
     monkeypatch.setattr(type(registry.place), "create", lambda *_: False)
     with pytest.raises(RadtransferError, match=r"ledgers/tiny\.json: others changed it 60 times in a row"):
         promote(registry, "tiny", 1, why="first")
+
+
+def test_a_decision_against_another_champion_than_is_there_is_not_recorded(registry: Registry, tmp_path: Path) -> None:
+    entered(registry, tmp_path, "a", "b")
+    promote(registry, "tiny", 1, why="first")
+    for act in (promote, decline):
+        with pytest.raises(OvertakenError, match="compared with no version, but tiny@1 is champion now; compare again"):
+            act(registry, "tiny", 2, why="w", instead_of=0)
+    assert decline(registry, "tiny", 2, why="worse", instead_of=1).champion == 1
+
+
+def test_a_version_is_known_to_be_taken_back_until_it_is_promoted_again(registry: Registry, tmp_path: Path) -> None:
+    entered(registry, tmp_path, "a", "b")
+
+    def back(number: int) -> str | None:
+        found = ledger.read(registry.place, "tiny")[0].taken_back(number)
+        return found and found.why
+
+    for number in (1, 2):
+        promote(registry, "tiny", number, why="better")
+    assert back(1) is back(2) is None
+    rollback(registry, "tiny", why="alarm")
+    decline(registry, "tiny", 2, why="worse")
+    assert (back(1), back(2)) == (None, "alarm")
+    promote(registry, "tiny", 2, why="mended")
+    assert back(2) is None

@@ -30,6 +30,7 @@ from radtransfer.preprocess.store import Store, taken
 from radtransfer.registry import ledger
 from radtransfer.registry.champion import OvertakenError, decline, promote
 from radtransfer.registry.decision import Compared, Decided, Tested
+from radtransfer.registry.entry import check_name
 from radtransfer.registry.judge import Judge
 from radtransfer.registry.ledger import Ledger
 from radtransfer.registry.overlap import Overlap, Revision
@@ -99,7 +100,7 @@ def _asked(registry: str, challenger: str) -> tuple[Registry, Version]:
     if not (Path(challenger) / artifacts.DESCRIPTION["bundle"]).is_file():
         return found(registry, challenger)
     opened, bundle = Registry.open(registry), artifacts.read(Path(challenger), "bundle")
-    its = opened.versions(bundle.content["name"])
+    its = opened.versions(check_name(bundle.content.get("name"), challenger))
     version = next((each for each in reversed(its) if each.digest == bundle.digest), None)
     if version is None:
         raise RadtransferError(f"{challenger}: is no version of {registry}; enter it first (radtransfer models add)")

@@ -83,12 +83,19 @@ def test_predict_gives_the_scores_of_the_report(uninterrupted: tuple[Path, str],
     assert [row["label"] for row in rows[:-1]] == ["abnormal" if s >= threshold else "normal" for s in reported]
 
 
-def test_killed_run_taken_up_gives_the_same_figures(
-    uninterrupted: tuple[Path, str], config: Path, data_root: Path, tmp_path: Path
+def test_run_of_a_bundle_killed_and_taken_up_gives_the_same_figures(
+    uninterrupted: tuple[Path, str], data_root: Path, tmp_path: Path
 ) -> None:
     """Also says that the same seed gives the same figures: nothing but the data and configuration is shared."""
     out = tmp_path / "out"
-    process = start(config, data_root, out)
+    command = [*CLI, "run", "--from", str(uninterrupted[0] / "bundle"), "--data-root", str(data_root)]
+
+    def begun() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    process = begun()
     deadline = time.monotonic() + 300
     while len(ended(out)) < 9:
         assert process.poll() is None and time.monotonic() < deadline
@@ -100,10 +107,10 @@ def test_killed_run_taken_up_gives_the_same_figures(
     artifacts = {path: path.stat().st_mtime_ns for path in (out / ".work" / "artifacts").rglob("model.json")}
     assert before and artifacts
 
-    process = start(config, data_root, out)
-    _, stderr = process.communicate(timeout=500)
+    process = begun()
+    stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stderr
-    assert "taking up an unfinished run" in stderr
+    assert "taking up an unfinished run" in stderr and "every figure within 0.0001" in stdout
     again = [line.split()[1] for line in stderr.splitlines() if "MiB" in line]
     # A task whose end came in the very moment of the kill may not have reached the cache.
     assert len(set(before) & {name.rstrip(":") for name in again}) <= 2

@@ -7,13 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-DataRoot = Annotated[
-    str,
-    typer.Option(
-        help="Folder that holds the data sets, named as published; or s3://BUCKET/PREFIX, or "
-        "dvc+REPOSITORY@REVISION:PATH of one."
-    ),
-]
+DATA_ROOT = (
+    "Folder that holds the data sets, named as published; or s3://BUCKET/PREFIX, or "
+    "dvc+REPOSITORY@REVISION:PATH of one."
+)
+DataRoot = Annotated[str, typer.Option(help=DATA_ROOT)]
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")]
 TargetStore = Annotated[Path, typer.Option(help="Image store of the target.")]
 Evaluation = Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from radtransfer import __version__
-from radtransfer.cli.options import DataRoot, Out, RegistryOrNone, Seed, Threads
+from radtransfer.cli.options import DATA_ROOT, DataRoot, Out, RegistryOrNone, Seed, Threads
 from radtransfer.errors import RadtransferError
 
 Config = Annotated[Path, typer.Option(help="YAML file; see configs/.")]
@@ -43,9 +43,17 @@ def _main(
 
 @app.command()
 def run(
-    config: Config,
-    data_root: DataRoot,
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an unfinished run.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file; see configs/.")] = None,
+    data_root: Annotated[str, typer.Option(help=f"{DATA_ROOT} With --from: empty: where the bundle says.")] = "",
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="BUNDLE",
+            help="Repeat the run of a bundle, a folder or REGISTRY#NAME@VERSION, and hold its figures against it.",
+        ),
+    ] = "",
     set_: Overrides = None,
     registry: RegistryOrNone = "",
     dry_run: Annotated[
@@ -53,6 +61,15 @@ def run(
     ] = False,
 ) -> None:
     """Run a whole pipeline on this machine: from the data sets to the report and the model."""
+    if (config is None) == (not from_) or (from_ and set_):
+        raise RadtransferError("expected --config FILE with or without --set, or --from BUNDLE alone")
+    if config is not None and not data_root:
+        raise RadtransferError("--config: expected --data-root with it, the folder that holds the data sets")
+    if config is None:
+        from radtransfer_pipelines.reproduce import reproduce
+
+        reproduce(from_, data_root=data_root, out=out, registry=registry, dry_run=dry_run)
+        return
     from radtransfer.config import load
     from radtransfer_pipelines.local import run_local
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,14 +18,15 @@ from rich.table import Table
 
 from radtransfer.apart import apart
 from radtransfer.config import RunConfig
-from radtransfer.errors import RadtransferError
+from radtransfer.errors import RadtransferError, near
 from radtransfer_components.support import IMAGE
+from radtransfer_pipelines import PIPELINES
 from radtransfer_pipelines.cluster import results
 from radtransfer_pipelines.cluster.connection import Api, Server
 from radtransfer_pipelines.cluster.estimate import counted, estimate
 from radtransfer_pipelines.cluster.package import Package, data_place
 from radtransfer_pipelines.cluster.runs import find, listed, row
-from radtransfer_pipelines.cluster.submit import follow, start, upload
+from radtransfer_pipelines.cluster.submit import ensure_experiment, follow, start, upload
 from radtransfer_pipelines.compile import compile_one
 
 SHOWN = ("auroc", "kappa")
@@ -31,39 +34,73 @@ SHOWN = ("auroc", "kappa")
 
 @dataclass(frozen=True)
 class Submission:
-    """A run to be made.
+    """What shall run, once or by a schedule.
 
     Attributes:
         config: its configuration.
         given: pipeline parameters that are no entries of it; ``data_root`` among them.
+        pipeline: which one, by its name in :data:`radtransfer_pipelines.PIPELINES`.
         image: image of all tasks; empty: of ``package``.
         gpus: that each training takes; 0: none.
         package: a compiled pipeline to be used as it is; None: compile one.
         experiment: name of the experiment.
-        name: what the UI calls the run; empty: by configuration and time.
-        images: of target and source, for the estimate; None: counted where they lie in a bucket.
         service_account: that pods run as; None: the installation's.
         pipeline_root: address that artifacts go below; None: the installation's.
     """
 
     config: RunConfig
     given: Mapping[str, Any]
+    pipeline: str
     image: str
     gpus: int
     package: Path | None
     experiment: str
-    name: str
-    images: tuple[int, int] | None
     service_account: str | None
     pipeline_root: str | None
 
 
-def submit(asked: Submission, server: Server, *, wait: bool, dry_run: bool) -> bool | None:
-    """Submit a run: all that can be seen from here is seen before anything is sent.
+@contextmanager
+def checked(asked: Submission, server: Server) -> Iterator[tuple[Package, dict[str, Any]]]:
+    """The package of what shall run, which is there until the block ends, and the parameters.
+
+    All that can be seen from here is seen before anything is sent.
+
+    Raises:
+        RadtransferError: something does not fit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        package = Package.read(asked.package or _compiled(asked, Path(folder)))
+        parameters = package.parameters(asked.config, asked.given)
+        if server.secret and server.secret in json.dumps(parameters):
+            raise RadtransferError(
+                "a parameter of the run holds the token; parameters are for all to read, take it out"
+            )
+        yield package, parameters
+
+
+def described(package: Package, parameters: Mapping[str, Any]) -> list[str]:
+    """Which pipeline and image it is, and where the data are, in lines."""
+    data_root = str(parameters.get("data_root") or package.inputs["data_root"]["defaultValue"])
+    which = f"pipeline {package.name} (sha256:{package.digest[:12]}), image {', '.join(package.images)}"
+    return [which, data_place(data_root)]
+
+
+def submit(
+    asked: Submission,
+    server: Server,
+    *,
+    name: str,
+    images: tuple[int, int] | None,
+    wait: bool,
+    dry_run: bool,
+) -> bool | None:
+    """Submit a run.
 
     Args:
         asked: the run.
         server: where to.
+        name: what the UI calls the run; empty: by configuration and time.
+        images: of target and source, for the estimate; None: counted where they lie in a bucket.
         wait: until it has ended, telling how far it is.
         dry_run: send nothing.
 
@@ -73,46 +110,45 @@ def submit(asked: Submission, server: Server, *, wait: bool, dry_run: bool) -> b
     Raises:
         RadtransferError: something does not fit, or the server refused or failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        package = Package.read(asked.package or _compiled(asked, Path(folder)))
-        parameters = package.parameters(asked.config, asked.given)
-        if server.secret and server.secret in json.dumps(parameters):
-            raise RadtransferError(
-                "a parameter of the run holds the token; parameters are for all to read, take it out"
-            )
-        name = asked.name or f"{asked.config.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-        _say(
-            f"run {name!r} of pipeline {package.name} (sha256:{package.digest[:12]}), image {', '.join(package.images)}"
-        )
-        _say(data_place(str(parameters.get("data_root") or package.inputs["data_root"]["defaultValue"])))
-        for line in _estimated(asked, parameters):
-            _say(line)
+    with checked(asked, server) as (package, parameters):
+        name = name or f"{asked.config.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+        which, where = described(package, parameters)
+        for line in (f"run {name!r} of {which}", where, *_estimated(asked, images, parameters)):
+            say(line)
         if dry_run:
-            _say("nothing was sent (--dry-run); the parameters would be:")
-            print(json.dumps(parameters, indent=1, ensure_ascii=False))
+            tell_unsent(parameters)
             return True
         api = Api(server)
         uploaded = upload(api, package)
-    _say(f"pipeline version {uploaded.name}: {'uploaded' if uploaded.new else 'unchanged, nothing was uploaded'}")
-    belongs = {"experiment": asked.experiment, "name": name}
+    say(uploaded.told)
+    belongs = {"experiment": ensure_experiment(api, asked.experiment), "name": name}
     settings = {"service_account": asked.service_account, "pipeline_root": asked.pipeline_root}
     run_id = start(api, uploaded, parameters, **belongs, **settings)
     print(run_id, flush=True)
-    _say(f"started in experiment {asked.experiment!r}: {api.link(f'runs/details/{run_id}')}")
+    say(f"started in experiment {asked.experiment!r}: {api.link(f'runs/details/{run_id}')}")
     return _waited(api, run_id) if wait else True
 
 
+def tell_unsent(parameters: Mapping[str, Any]) -> None:
+    """Print the parameters that were not sent."""
+    say("nothing was sent (--dry-run); the parameters would be:")
+    print(json.dumps(parameters, indent=1, ensure_ascii=False))
+
+
 def _compiled(asked: Submission, folder: Path) -> Path:
+    if asked.pipeline not in PIPELINES:
+        close = difflib.get_close_matches(asked.pipeline, PIPELINES, n=1)
+        raise RadtransferError(
+            f"--pipeline {asked.pipeline}: there is no such pipeline; {near(asked.pipeline, close or list(PIPELINES))}"
+        )
     target: Literal["cluster", "cluster-gpu"] = "cluster-gpu" if asked.gpus else "cluster"
     if asked.image and "@sha256:" not in asked.image:
-        _say(f"warning: image {asked.image} has no digest: KFP's cache takes results of old code for those of new code")
-    return compile_one(
-        asked.config.pipeline, folder, image=asked.image or IMAGE, target=target, gpus=max(1, asked.gpus)
-    )
+        say(f"warning: image {asked.image} has no digest: KFP's cache takes results of old code for those of new code")
+    return compile_one(asked.pipeline, folder, image=asked.image or IMAGE, target=target, gpus=max(1, asked.gpus))
 
 
-def _estimated(asked: Submission, parameters: Mapping[str, Any]) -> list[str]:
-    config, images = asked.config, asked.images
+def _estimated(asked: Submission, images: tuple[int, int] | None, parameters: Mapping[str, Any]) -> list[str]:
+    config = asked.config
     if config.equal_steps and config.pretrained_models:
         return ["no estimate: with equal_steps it hangs on the models in pretrained_models, which are not here"]
     if images is None:
@@ -132,9 +168,9 @@ def _waited(api: Api, run_id: str) -> bool | None:
     try:
         for task, now, message in follow(api, run_id):
             what = f"{task or 'run'}: {now.lower()}{f' ({message})' if message else ''}"
-            _say(f"{datetime.now():%H:%M:%S} {what}")
+            say(f"{datetime.now():%H:%M:%S} {what}")
     except KeyboardInterrupt:
-        _say(f"no longer waiting; the run {run_id} goes on. See `radtransfer runs`; end it in the UI")
+        say(f"no longer waiting; the run {run_id} goes on. See `radtransfer runs`; end it in the UI")
         return None
     return now == "SUCCEEDED"
 
@@ -167,8 +203,13 @@ def runs(server: Server, *, experiment: str | None, limit: int, with_metrics: bo
             cells += [f"{figures[name]:.3f}" if name in figures else "" for name in SHOWN]
         table.add_row(*cells)
     if not found:
-        _say("no runs")
+        say("no runs")
         return
+    show(table)
+
+
+def show(table: Table) -> None:
+    """Print a table, its rows unbroken where no terminal limits them."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(80, console.measure(table, options=console.options.update(width=1000)).maximum))
@@ -192,5 +233,6 @@ def report(server: Server, wanted: str, out: Path | None, *, root: str) -> None:
     print(results.report(api, run, out or Path(f"report-{run.run_id}.html"), root=root))
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tell the user something, on standard error."""
     print(f"radtransfer: {line}", file=sys.stderr, flush=True)

@@ -35,6 +35,11 @@ class Uploaded:
     name: str
     new: bool
 
+    @property
+    def told(self) -> str:
+        """What was done, in a line."""
+        return f"pipeline version {self.name}: {'uploaded' if self.new else 'unchanged, nothing was uploaded'}"
+
 
 def upload(api: Api, package: Package) -> Uploaded:
     """Upload a pipeline, or a new version of it, unless the server has just this one.
@@ -101,6 +106,19 @@ def _version(api: Api, pipeline: str, digest: str) -> Any | None:
             return None
 
 
+def ensure_experiment(api: Api, name: str) -> str:
+    """Id of an experiment by its name; made if it is not there.
+
+    Raises:
+        RadtransferError: the server refused or failed, or has several of that name.
+    """
+    found = experiment_id(api, name)
+    if found is None:
+        made = {"name": name, "namespace": api.namespace}
+        found = api.ask("making the experiment", lambda: api.client.create_experiment(**made)).experiment_id
+    return str(found)
+
+
 def start(
     api: Api,
     uploaded: Uploaded,
@@ -118,7 +136,7 @@ def start(
         uploaded: the pipeline version.
         parameters: of the run.
         name: what the UI calls it.
-        experiment: name of the one that it belongs to; made if it is not there.
+        experiment: id of the one that it belongs to.
         service_account: that its pods run as; None: the installation's.
         pipeline_root: address that its artifacts go below; None: the installation's.
 
@@ -128,10 +146,6 @@ def start(
     Raises:
         RadtransferError: the server refused or failed.
     """
-    belongs = experiment_id(api, experiment)
-    if belongs is None:
-        made = {"name": experiment, "namespace": api.namespace}
-        belongs = api.ask("making the experiment", lambda: api.client.create_experiment(**made)).experiment_id
     asked = {
         "params": parameters,
         "pipeline_id": uploaded.pipeline,
@@ -140,7 +154,7 @@ def start(
         "pipeline_root": pipeline_root,
     }
     try:
-        return str(api.ask("starting the run", lambda: api.client.run_pipeline(belongs, name, **asked)).run_id)
+        return str(api.ask("starting the run", lambda: api.client.run_pipeline(experiment, name, **asked)).run_id)
     except ApiError as error:
         if not error.unsure:
             raise

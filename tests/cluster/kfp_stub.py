@@ -50,7 +50,7 @@ class Stub:
         token: that is asked for; empty: none.
         namespaces: of an installation for several users; empty: it is for one.
         script: states that a run goes through, one for each time it is looked at: its own, then those of its tasks.
-        pipelines, versions, experiments, runs: what it holds, by id.
+        pipelines, versions, experiments, runs, recurring: what it holds, by id.
         files: what was uploaded, by version id.
     """
 
@@ -65,6 +65,7 @@ class Stub:
         self.versions: dict[str, dict[str, Any]] = {}
         self.experiments: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, dict[str, Any]] = {}
+        self.recurring: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
         self._made = 0
         self._released = threading.Event()
@@ -174,6 +175,8 @@ class Stub:
             if key not in known or key in query:
                 raise ValueError(f"{name}: query parameter {key!r} is unknown or there twice")
             query[key] = int(value) if known[key]["type"] == "integer" else value
+            if value not in known[key].get("enum", [value]):
+                raise ValueError(f"{name}: query parameter {key}={value!r}: expected one of {known[key]['enum']}")
         missing = [key for key, each in known.items() if each["required"] and key not in query]
         if missing:
             raise ValueError(f"{name}: query parameters {missing} are missing")
@@ -324,6 +327,42 @@ class Stub:
                 if message:
                     task["error"] = {"code": 2, "message": message}
         return run
+
+    def _recurring_run_service_list_recurring_runs(self, _: Any, query: dict[str, Any], __: Any) -> dict[str, Any]:
+        self._allowed(query.get("namespace"))
+        return self._page(list(self.recurring.values()), query, "recurringRuns")
+
+    def _recurring_run_service_create_recurring_run(self, _: Any, __: Any, content: dict[str, Any]) -> dict[str, Any]:
+        known = self.versions[content["pipeline_version_reference"]["pipeline_version_id"]]
+        assert known["pipeline_id"] == content["pipeline_version_reference"]["pipeline_id"]
+        assert content["experiment_id"] in self.experiments
+        assert len(content["trigger"]["cron_schedule"]["cron"].split()) == 6  # of five KFP makes something else
+        made = {"recurring_run_id": str(uuid.uuid4()), "created_at": self._now().isoformat()} | content
+        self.recurring[made["recurring_run_id"]] = made
+        return made
+
+    def _recurring_run_service_delete_recurring_run(
+        self, ids: dict[str, str], query: dict[str, Any], _: Any
+    ) -> dict[str, Any]:
+        self._recurring(ids)
+        del self.recurring[ids["recurring_run_id"]]
+        for run in self.runs.values():  # Kubernetes ends what belongs to something deleted
+            if run.get("recurring_run_id") == ids["recurring_run_id"] and query.get("propagation_policy") != "ORPHAN":
+                run["state"] = "CANCELED"
+        return {}
+
+    def _recurring_run_service_enable_recurring_run(self, ids: dict[str, str], *_: Any) -> dict[str, Any]:
+        self._recurring(ids)["mode"] = "ENABLE"
+        return {}
+
+    def _recurring_run_service_disable_recurring_run(self, ids: dict[str, str], *_: Any) -> dict[str, Any]:
+        self._recurring(ids)["mode"] = "DISABLE"
+        return {}
+
+    def _recurring(self, ids: dict[str, str]) -> dict[str, Any]:
+        if ids["recurring_run_id"] not in self.recurring:
+            raise RefusalError(404, "recurring run not found")
+        return self.recurring[ids["recurring_run_id"]]
 
 
 def patiently(condition: Any, seconds: float = 10) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from radtransfer.cli import cluster, datasets, models, steps
+from radtransfer.cli import cluster, datasets, models, schedule, steps
 from radtransfer.cli.explain import explain
 from radtransfer.cli.runs import app
 from radtransfer.cli.tune import tune
@@ -17,6 +17,7 @@ from radtransfer.errors import RadtransferError
 
 app.command()(tune)
 app.add_typer(cluster.app)
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(steps.app)
 app.command()(explain)
 app.add_typer(datasets.app, name="datasets")

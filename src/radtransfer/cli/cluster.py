@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -38,6 +38,38 @@ PipelineRoot = Annotated[
     ),
 ]
 
+Pipeline = Annotated[
+    str, typer.Option(help="Name of the pipeline, as `compile` writes it; empty: the configuration's.")
+]
+ClusterDataRoot = Annotated[
+    str,
+    typer.Option(
+        "--data-root",
+        help="s3://BUCKET/PREFIX, dvc+REPOSITORY@REVISION:PATH, or a folder of the data volume as tasks see it.",
+    ),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--param", help="NAME=VALUE; a pipeline parameter that is no entry of a configuration."),
+]
+Image = Annotated[str, typer.Option(envvar="RADTRANSFER_IMAGE", help="Image of all tasks, best with its digest.")]
+Gpus = Annotated[int, typer.Option(min=0, help="GPUs of one node that each training asks for.")]
+PackageFile = Annotated[
+    Path | None, typer.Option("--package", help="Package that `compile` made, in place of --image and --gpus.")
+]
+Experiment = Annotated[str, typer.Option(help="Experiment that runs belong to; made if it is not there.")]
+ServiceAccount = Annotated[
+    str | None, typer.Option(help="Kubernetes service account of the pods; without it KFP's own.")
+]
+OutputRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--pipeline-root",
+        envvar="RADTRANSFER_KFP_PIPELINE_ROOT",
+        help="Where the run's artifacts go, s3://BUCKET/PREFIX; without it KFP's own place.",
+    ),
+]
+
 app = typer.Typer()
 
 
@@ -49,28 +81,13 @@ class Told(SystemExit):
 def submit(
     config: Config,
     set_: Overrides = None,
-    pipeline: Annotated[
-        Literal["transfer_fusion", "ct_reuse"] | None, typer.Option(help="In place of the configuration's.")
-    ] = None,
-    data_root: Annotated[
-        str,
-        typer.Option(
-            help="s3://BUCKET/PREFIX, dvc+REPOSITORY@REVISION:PATH, or a folder of the data volume as tasks see it."
-        ),
-    ] = "/data",
-    param: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE; a pipeline parameter that is no entry of a configuration.")
-    ] = None,
-    image: Annotated[
-        str, typer.Option(envvar="RADTRANSFER_IMAGE", help="Image of all tasks, best with its digest.")
-    ] = "",
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of one node that each training asks for.")] = 0,
-    package: Annotated[
-        Path | None, typer.Option(help="Package that `compile` made, in place of --image and --gpus.")
-    ] = None,
-    experiment: Annotated[str, typer.Option(help="Experiment that the run belongs to; made if it is not there.")] = (
-        "radtransfer"
-    ),
+    pipeline: Pipeline = "",
+    data_root: ClusterDataRoot = "/data",
+    param: Parameters = None,
+    image: Image = "",
+    gpus: Gpus = 0,
+    package: PackageFile = None,
+    experiment: Experiment = "radtransfer",
     run_name: Annotated[str, typer.Option(help="What the UI calls the run; empty: by configuration and time.")] = "",
     images: Annotated[
         tuple[int, int] | None,
@@ -78,16 +95,8 @@ def submit(
             metavar="TARGET SOURCE", help="Images of the two sides, for the estimate; those in s3:// are counted."
         ),
     ] = None,
-    service_account: Annotated[
-        str | None, typer.Option(help="Kubernetes service account of the pods; without it KFP's own.")
-    ] = None,
-    pipeline_root: Annotated[
-        str | None,
-        typer.Option(
-            envvar="RADTRANSFER_KFP_PIPELINE_ROOT",
-            help="Where the run's artifacts go, s3://BUCKET/PREFIX; without it KFP's own place.",
-        ),
-    ] = None,
+    service_account: ServiceAccount = None,
+    pipeline_root: OutputRoot = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit code 1 unless it succeeds.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate, and send nothing.")] = False,
     host: Host = "",
@@ -99,23 +108,13 @@ def submit(
 
     The pipeline is uploaded if the server does not have just this one.
     """
-    from radtransfer.config import assigned, load
-
-    if package and (image or gpus):
-        raise RadtransferError(
-            "--package: its image and GPUs were settled when it was compiled; leave --image, --gpus out"
-        )
-    overrides = [*(set_ or []), *([f"pipeline={pipeline}"] if pipeline else [])]
-    asked = load(config, overrides)
-    given = {"data_root": data_root} | dict(assigned(each, "--param") for each in param or [])
-    server = _server(host, namespace, token_file, timeout)
-    from radtransfer_pipelines.cluster.command import Submission
     from radtransfer_pipelines.cluster.command import submit as send
 
-    submission = Submission(
-        asked, given, image, gpus, package, experiment, run_name, images, service_account, pipeline_root
+    asked = submission(
+        config, set_, pipeline, data_root, param, image, gpus, package, experiment, service_account, pipeline_root
     )
-    succeeded = send(submission, server, wait=wait, dry_run=dry_run)
+    to = server(host, namespace, token_file, timeout)
+    succeeded = send(asked, to, name=run_name, images=images, wait=wait, dry_run=dry_run)
     if succeeded is None:
         raise Told(130)
     if not succeeded:
@@ -136,10 +135,15 @@ def runs(
     timeout: Timeout = 30.0,
 ) -> None:
     """List the latest runs on a cluster: state, duration, pipeline version."""
-    server = _server(host, namespace, token_file, timeout)
     from radtransfer_pipelines.cluster.command import runs as show
 
-    show(server, experiment=experiment, limit=limit, with_metrics=metrics, root=pipeline_root)
+    show(
+        server(host, namespace, token_file, timeout),
+        experiment=experiment,
+        limit=limit,
+        with_metrics=metrics,
+        root=pipeline_root,
+    )
 
 
 @app.command()
@@ -156,13 +160,44 @@ def report(
 
     Storage is reached as data roots are: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
     """
-    server = _server(host, namespace, token_file, timeout)
     from radtransfer_pipelines.cluster.command import report as fetch
 
-    fetch(server, run, out, root=pipeline_root)
+    fetch(server(host, namespace, token_file, timeout), run, out, root=pipeline_root)
 
 
-def _server(host: str, namespace: str, token_file: Path | None, timeout: float) -> Any:
+def submission(
+    config: Path,
+    overrides: list[str] | None,
+    pipeline: str,
+    data_root: str,
+    parameters: list[str] | None,
+    image: str,
+    gpus: int,
+    package: Path | None,
+    experiment: str,
+    service_account: str | None,
+    pipeline_root: str | None,
+) -> Any:
+    """What `submit` and `schedule set` were asked to run.
+
+    Raises:
+        RadtransferError: options do not fit each other, or the configuration is none.
+    """
+    from radtransfer.config import assigned, load
+    from radtransfer_pipelines.cluster.command import Submission
+
+    if package and (image or gpus):
+        raise RadtransferError(
+            "--package: its image and GPUs were settled when it was compiled; leave --image, --gpus out"
+        )
+    asked = load(config, overrides or [])
+    given = {"data_root": data_root} | dict(assigned(each, "--param") for each in parameters or [])
+    name = pipeline or asked.pipeline
+    return Submission(asked, given, name, image, gpus, package, experiment, service_account, pipeline_root)
+
+
+def server(host: str, namespace: str, token_file: Path | None, timeout: float) -> Any:
+    """The API server that the options name."""
     import os
 
     from radtransfer_pipelines.cluster.connection import TOKEN, Server

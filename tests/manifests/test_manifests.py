@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
-KUSTOMIZATIONS = ("base", "overlays/gpu-pool")
+KUSTOMIZATIONS = ("base", "overlays/gpu-pool", "overlays/retraining")
 
 
 def tool(name: str) -> str:
@@ -103,7 +103,8 @@ def test_pods_are_confined(rendered: str) -> None:
 
 
 def test_tasks_cannot_reach_the_metadata_service(rendered: str) -> None:
-    (policy,) = (document for document in documents(rendered) if document["kind"] == "NetworkPolicy")
+    policies = {each["metadata"]["name"]: each for each in documents(rendered) if each["kind"] == "NetworkPolicy"}
+    policy = policies["radtransfer-tasks"]
     assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
     assert not policy["spec"].get("ingress")
     blocks = [peer["ipBlock"] for rule in policy["spec"]["egress"] for peer in rule["to"] if "ipBlock" in peer]

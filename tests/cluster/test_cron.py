@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -69,16 +70,16 @@ LINES = st.tuples(*(field(*span) for span in CRONTAB[:4]), field(0, 7, ("sun", "
 
 
 @settings(max_examples=200, deadline=None)
-@given(LINES, st.integers(0, 60 * 24 * 1461), st.data())
-def test_what_is_sent_fires_when_the_crontab_line_does(line: str, minutes: int, data: st.DataObject) -> None:
-    """At random moments, and at and around the times that we say are next."""
+@given(LINES, st.integers(0, 60 * 24 * 1461))
+def test_what_is_sent_fires_when_the_crontab_line_does(line: str, minutes: int) -> None:
+    """At 20 moments and around the next three times of each of 200 lines; a right conversion never fails it."""
     start = START + timedelta(minutes=minutes)
     try:
         cron = Cron.parse(line)
     except RadtransferError as error:
         assert "never fires" in str(error)
         return
-    moments = [start + timedelta(minutes=data.draw(st.integers(0, 60 * 24 * 400))) for _ in range(20)]
+    moments = [start + timedelta(minutes=after) for after in Random(minutes).choices(range(60 * 24 * 400), k=20)]
     following = list(islice(cron.after(start), 3))
     moments += [fires + timedelta(minutes=shift) for fires in following for shift in (-1, 0, 1)]
     for at in moments:

@@ -22,6 +22,6 @@ DEFAULTS = {
 }
 
 
-def ct_reuse(*, image: str = IMAGE, target: Target = "cluster", gpus: int = 1) -> BaseComponent:
+def ct_reuse(*, image: str = IMAGE, target: Target = "cluster") -> BaseComponent:
     """Build the pipeline; see :func:`radtransfer_pipelines.graph.build`."""
-    return build("ct_reuse", DESCRIPTION, DEFAULTS, image=image, target=target, gpus=gpus)
+    return build("ct_reuse", DESCRIPTION, DEFAULTS, image=image, target=target)

@@ -31,7 +31,7 @@ from radtransfer_components import (
 )
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS
-from radtransfer_pipelines.resources import DATA_ROOT, Target, settle
+from radtransfer_pipelines.resources import DATA_ROOT, PARAMETERS, Target, settle
 
 SUBMISSION = {
     "data_root": (
@@ -50,11 +50,12 @@ SUBMISSION = {
 }
 
 
-def parameters(defaults: Mapping[str, Any]) -> dict[str, tuple[type, Any, str]]:
-    """Type, default and description of every parameter of the pipelines: the configuration's, then the submission's.
+def parameters(defaults: Mapping[str, Any], target: Target) -> dict[str, tuple[type, Any, str]]:
+    """Type, default and description of every parameter: the configuration's, the submission's, the cluster's.
 
     Args:
         defaults: values that replace those of :class:`RunConfig`, or stand where it has none.
+        target: where the pipeline is to run.
     """
     found: dict[str, tuple[type, Any, str]] = {}
     for name, field in RunConfig.model_fields.items():
@@ -62,7 +63,7 @@ def parameters(defaults: Mapping[str, Any]) -> dict[str, tuple[type, Any, str]]:
             default = defaults[name] if name in defaults else field.get_default()
             kind = list if get_origin(field.annotation) is list else type(default)
             found[name] = (kind, default, str(field.description))
-    return found | SUBMISSION
+    return found | SUBMISSION | (PARAMETERS if target == "cluster" else {})
 
 
 def build(
@@ -72,7 +73,6 @@ def build(
     *,
     image: str = IMAGE,
     target: Target = "cluster",
-    gpus: int = 1,
 ) -> BaseComponent:
     """Make a KFP pipeline.
 
@@ -81,12 +81,12 @@ def build(
         description: what it is for, shown in the KFP UI.
         defaults: see :func:`parameters`.
         image: image of all tasks.
-        target, gpus: where it is to run, see :func:`radtransfer_pipelines.resources.settle`.
+        target: where it is to run.
     """
-    known = parameters(defaults)
+    known = parameters(defaults, target)
 
     def graph(*channels: Any) -> None:
-        _graph(dict(zip(known, channels, strict=True)), pipeline, image, target, gpus)
+        _graph(dict(zip(known, channels, strict=True)), pipeline, image, target)
 
     # KFP reads a function's signature and docstring: give it one entry for each parameter, so that the
     # configuration stays the only place that lists them.
@@ -102,12 +102,12 @@ def build(
     return dsl.pipeline(graph, name=pipeline.replace("_", "-"), description=description)
 
 
-def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target, gpus: int) -> None:
+def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> None:
     def take(*names: str, **more: Any) -> dict[str, Any]:
         return {name: p[name] for name in names} | more | {"code_version": p["code_version"]}
 
     def placed(task: Any, step: str, *, looped: bool = False) -> Any:
-        return settle(task, step, image=image, target=target, gpus=gpus, looped=looped)
+        return settle(task, step, image=image, target=target, given=p, looped=looped)
 
     data = ["data_root", "target_layout", "target_path", "target_part", "target_table"]
     data += ["source_layout", "source_path", "source_parts", "source_table"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -10,8 +11,8 @@ from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.errors import RadtransferError
 from radtransfer.provenance import IMAGE as IMAGE_VARIABLE
 
-Target = Literal["cluster", "cluster-gpu", "local"]
-"""Where a pipeline is to run: a cluster's CPUs; a cluster with GPUs for training; this machine by ``kfp.local``."""
+Target = Literal["cluster", "local"]
+"""Where a pipeline is to run: a cluster, or this machine by ``kfp.local``."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,12 @@ class Resources:
     """What one task needs on a cluster.
 
     Attributes:
-        cpu: request and limit, cores; of a task that takes GPUs, for each of them.
-        memory: request and limit, GiB; likewise.
-        gpu: takes GPUs where the pipeline is compiled for a cluster that has some.
+        cpu: request and limit, cores; of a task that takes GPUs the default of ``training_cpu``.
+        memory: request and limit, GiB; likewise of ``training_memory``.
+        disk: request and limit of ephemeral storage, GiB: the inputs that the pod downloads, its caches and outputs.
+            KFP 2.17 has no setting for it (kubeflow/pipelines 11137): it is an annotation of the pod, which
+            ``manifests/components/ephemeral-storage`` makes a request and a limit of.
+        gpu: runs in the GPU pool, if the run names one.
         retries: how often a failed task is tried again. Only what may fail by the network (the data, the registry):
             what fails by its data would fail again, and inside a loop KFP ignores retries altogether.
         cached: whether a finished task of the same inputs answers for it on a cluster. Not where the inputs do not say
@@ -35,6 +39,7 @@ class Resources:
 
     cpu: int
     memory: int
+    disk: int
     gpu: bool = False
     retries: int = 0
     cached: bool = True
@@ -44,21 +49,23 @@ class Resources:
     names_image: bool = False
 
 
+_TRAINING = Resources(4, 8, 30, gpu=True, volume=True, storage=True)
 RESOURCES: dict[str, Resources] = {
-    "preprocess": Resources(cpu=2, memory=4, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
-    "pretrain": Resources(cpu=4, memory=8, gpu=True, volume=True, storage=True),
-    "finetune": Resources(cpu=4, memory=8, gpu=True, volume=True, storage=True),
-    "extract": Resources(cpu=2, memory=4),
-    "fuse": Resources(cpu=1, memory=2),
-    "classify": Resources(cpu=2, memory=4),
-    "stress": Resources(cpu=2, memory=8),
-    "evaluate": Resources(cpu=2, memory=4),
-    "external": Resources(cpu=2, memory=8, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
-    "explain": Resources(cpu=2, memory=4),
-    "register": Resources(cpu=1, memory=2, retries=2, volume=True, storage=True, names_image=True),
-    "report": Resources(cpu=1, memory=2),
+    "preprocess": Resources(2, 4, 50, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
+    "pretrain": _TRAINING,
+    "finetune": _TRAINING,
+    "extract": Resources(2, 4, 30),
+    "fuse": Resources(1, 2, 10),
+    "classify": Resources(2, 4, 10),
+    "stress": Resources(2, 8, 30),
+    "evaluate": Resources(2, 4, 30),
+    "external": Resources(2, 8, 50, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
+    "explain": Resources(2, 4, 30),
+    "register": Resources(1, 2, 30, retries=2, volume=True, storage=True, names_image=True),
+    "report": Resources(1, 2, 30),
 }
-GPU = "nvidia.com/gpu"
+DISK = "radtransfer/ephemeral-storage"
+"""Annotation of a pod: what it asks for by :attr:`Resources.disk`."""
 # Names in manifests/base, and where the volume appears in a task.
 VOLUME_CLAIM = "radtransfer-data"
 DATA_ROOT = "/data"
@@ -70,9 +77,57 @@ STORAGE = {
     "endpoint": "AWS_ENDPOINT_URL_S3",
     "region": "AWS_DEFAULT_REGION",
 }
+GPU = "nvidia.com/gpu"
+TAINT = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
+PARAMETERS: dict[str, tuple[type, Any, str]] = {
+    "secret": (
+        str,
+        SECRET,
+        "Kubernetes Secret with the pseudonym key and the credentials of the object storage; its keys are those of "
+        "manifests/base/secret.example.yaml. One that is not there counts as empty",
+    ),
+    "gpu_resource": (
+        str,
+        "",
+        f"GPU pool: the resource that each training asks for, on NVIDIA's GPUs {GPU}; empty: trainings run on CPUs",
+    ),
+    "gpu_count": (str, "1", "GPU pool: how many of them, of one node; a training runs one process on each"),
+    "gpu_node_selector": (
+        dict,
+        {},
+        'GPU pool: labels of its nodes, {"LABEL": "VALUE", ...}; empty: any node that has the resource',
+    ),
+    "gpu_tolerations": (
+        list,
+        [],
+        'GPU pool: its taints, [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}, ...]; empty: '
+        "none",
+    ),
+    "training_cpu": (str, str(_TRAINING.cpu), "cores of each training, request and limit; per GPU as many again"),
+    "training_memory": (
+        str,
+        f"{_TRAINING.memory}Gi",
+        "memory of each training, request and limit, which /dev/shm takes its room from; per GPU as much again",
+    ),
+}
+"""Parameters that a run on a cluster has beside those of its configuration: type, default and meaning.
+
+Counts and sizes are text: KFP's driver reads what it fills into a pod's resources as text, and a number as nothing.
+"""
 
 
-def settle(task: Any, step: str, *, image: str, target: Target, gpus: int = 1, looped: bool) -> Any:
+def on_gpus(count: int) -> dict[str, Any]:
+    """Parameters of a run whose trainings take so many GPUs of NVIDIA's, by the names and taint that these have."""
+    return {
+        "gpu_resource": GPU,
+        "gpu_count": str(count),
+        "gpu_tolerations": [TAINT],
+        "training_cpu": str(count * _TRAINING.cpu),
+        "training_memory": f"{count * _TRAINING.memory}Gi",
+    }
+
+
+def settle(task: Any, step: str, *, image: str, target: Target, given: Mapping[str, Any], looped: bool) -> Any:
     """Give a task its image, and on a cluster what :data:`RESOURCES` says.
 
     Locally there is nothing else to set: ``kfp.local`` ignores resources and would repeat a failed task at once.
@@ -82,7 +137,7 @@ def settle(task: Any, step: str, *, image: str, target: Target, gpus: int = 1, l
         step: its row in the table.
         image: image to run in.
         target: where the pipeline is to run.
-        gpus: that a training takes where there are some; it runs one process on each.
+        given: the run's parameters, those of :data:`PARAMETERS` among them where it is a cluster.
         looped: whether it stands in a loop, where KFP ignores retries.
     """
     need = RESOURCES[step]
@@ -91,26 +146,26 @@ def settle(task: Any, step: str, *, image: str, target: Target, gpus: int = 1, l
         task.set_caching_options(True)  # what the run's folder holds; `data_version` is part of the key
         return task
     task.set_caching_options(need.cached)
-    taken = gpus if need.gpu and target == "cluster-gpu" else 0
-    cpu, memory = (str(need.cpu * max(1, taken)), f"{need.memory * max(1, taken)}Gi")
-    task.set_cpu_request(cpu).set_cpu_limit(cpu)
-    task.set_memory_request(memory).set_memory_limit(memory)
     if need.retries and not looped:
         task.set_retry(num_retries=need.retries, backoff_duration="30s", backoff_factor=2)
+    settings = kubernetes()
+    settings.add_pod_annotation(task, DISK, f"{need.disk}Gi")
+    settings.set_security_context(task, run_as_non_root=True)
     if need.volume:
         # KFP cannot mount a claim read-only: what must not change is kept so by the volume behind the claim.
-        kubernetes().mount_pvc(task, pvc_name=VOLUME_CLAIM, mount_path=DATA_ROOT)
+        settings.mount_pvc(task, pvc_name=VOLUME_CLAIM, mount_path=DATA_ROOT)
     if need.pseudonyms:
         # Optional: data without patient ids need no key, and where one is needed the task itself says so.
-        kubernetes().use_secret_as_env(task, SECRET, {PSEUDONYM_KEY: VARIABLE}, optional=True)
+        settings.use_secret_as_env(task, given["secret"], {PSEUDONYM_KEY: VARIABLE}, optional=True)
     if need.storage:
         # Optional too: a service account may have the rights, and data on the volume needs none.
-        kubernetes().use_secret_as_env(task, SECRET, STORAGE, optional=True)
+        settings.use_secret_as_env(task, given["secret"], STORAGE, optional=True)
     if need.names_image:
         task.set_env_variable(IMAGE_VARIABLE, image)
-    if taken:
-        on_gpu(task, taken)
-    return task
+    if need.gpu:
+        return on_gpu(task, given)
+    task.set_cpu_request(str(need.cpu)).set_cpu_limit(str(need.cpu))
+    return task.set_memory_request(f"{need.memory}Gi").set_memory_limit(f"{need.memory}Gi")
 
 
 def kubernetes() -> ModuleType:
@@ -128,11 +183,17 @@ def kubernetes() -> ModuleType:
     return module
 
 
-def on_gpu(task: Any, count: int) -> Any:
-    """Ask for so many GPUs of one node and let the pod onto nodes that are tainted for them."""
-    task.set_accelerator_type(GPU).set_accelerator_limit(count)
-    kubernetes().add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
-    # DataLoader workers share batches, and NCCL's processes gradients, through /dev/shm, 64 MiB by default.
-    place, size = "/dev/shm", f"{count}Gi"  # noqa: S108
-    kubernetes().empty_dir_mount(task, volume_name="shm", mount_path=place, medium="Memory", size_limit=size)
-    return task
+def on_gpu(task: Any, given: Mapping[str, Any]) -> Any:
+    """Put a task into the GPU pool that a run names by its parameters; where it names none, it runs on CPUs."""
+    resources = {name: given[name] for name in ("gpu_resource", "gpu_count", "training_cpu", "training_memory")}
+    # Inside a loop KFP 2.17 writes parameters into a task's resources without handing them into the loop.
+    task.register_pipeline_channels(list(resources.values()))
+    task.set_accelerator_type(resources["gpu_resource"]).set_accelerator_limit(resources["gpu_count"])
+    task.set_cpu_request(resources["training_cpu"]).set_cpu_limit(resources["training_cpu"])
+    task.set_memory_request(resources["training_memory"]).set_memory_limit(resources["training_memory"])
+    settings = kubernetes()
+    settings.add_node_selector_json(task, given["gpu_node_selector"])
+    settings.add_toleration_json(task, given["gpu_tolerations"])
+    # DataLoader workers share batches, and NCCL's processes gradients, through /dev/shm, 64 MiB by default. Without a
+    # size, which KFP takes no parameter for, its bound is the memory limit of the pod, which it counts towards.
+    return settings.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # noqa: S108

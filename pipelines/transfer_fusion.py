@@ -22,6 +22,6 @@ DEFAULTS = {
 }
 
 
-def transfer_fusion(*, image: str = IMAGE, target: Target = "cluster", gpus: int = 1) -> BaseComponent:
+def transfer_fusion(*, image: str = IMAGE, target: Target = "cluster") -> BaseComponent:
     """Build the pipeline; see :func:`radtransfer_pipelines.graph.build`."""
-    return build("transfer_fusion", DESCRIPTION, DEFAULTS, image=image, target=target, gpus=gpus)
+    return build("transfer_fusion", DESCRIPTION, DEFAULTS, image=image, target=target)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +28,7 @@ from radtransfer_pipelines.cluster.package import Package, data_place
 from radtransfer_pipelines.cluster.runs import find, listed, row
 from radtransfer_pipelines.cluster.submit import ensure_experiment, follow, start, upload
 from radtransfer_pipelines.compile import compile_one
+from radtransfer_pipelines.resources import on_gpus
 
 SHOWN = ("auroc", "kappa")
 
@@ -41,7 +42,7 @@ class Submission:
         given: pipeline parameters that are no entries of it; ``data_root`` among them.
         pipeline: which one, by its name in :data:`radtransfer_pipelines.PIPELINES`.
         image: image of all tasks; empty: of ``package``.
-        gpus: that each training takes; 0: none.
+        gpus: NVIDIA's that each training takes; 0: what ``given`` says.
         package: a compiled pipeline to be used as it is; None: compile one.
         experiment: name of the experiment.
         service_account: that pods run as; None: the installation's.
@@ -70,7 +71,8 @@ def checked(asked: Submission, server: Server) -> Iterator[tuple[Package, dict[s
     """
     with tempfile.TemporaryDirectory() as folder:
         package = Package.read(asked.package or _compiled(asked, Path(folder)))
-        parameters = package.parameters(asked.config, asked.given)
+        pool = on_gpus(asked.gpus) if asked.gpus else {}
+        parameters = package.parameters(asked.config, pool | dict(asked.given))
         if server.secret and server.secret in json.dumps(parameters):
             raise RadtransferError(
                 "a parameter of the run holds the token; parameters are for all to read, take it out"
@@ -141,10 +143,9 @@ def _compiled(asked: Submission, folder: Path) -> Path:
         raise RadtransferError(
             f"--pipeline {asked.pipeline}: there is no such pipeline; {near(asked.pipeline, close or list(PIPELINES))}"
         )
-    target: Literal["cluster", "cluster-gpu"] = "cluster-gpu" if asked.gpus else "cluster"
     if asked.image and "@sha256:" not in asked.image:
         say(f"warning: image {asked.image} has no digest: KFP's cache takes results of old code for those of new code")
-    return compile_one(asked.pipeline, folder, image=asked.image or IMAGE, target=target, gpus=max(1, asked.gpus))
+    return compile_one(asked.pipeline, folder, image=asked.image or IMAGE)
 
 
 def _estimated(asked: Submission, images: tuple[int, int] | None, parameters: Mapping[str, Any]) -> list[str]:
@@ -160,7 +161,7 @@ def _estimated(asked: Submission, images: tuple[int, int] | None, parameters: Ma
         return [
             "no estimate: how many images there are is not known here; give their numbers by --images TARGET SOURCE"
         ]
-    return apart(estimate, config, *images, asked.gpus).lines()
+    return apart(estimate, config, *images, bool(parameters.get("gpu_resource"))).lines()
 
 
 def _waited(api: Api, run_id: str) -> bool | None:

@@ -55,13 +55,13 @@ class Estimate:
         return said
 
 
-def estimate(config: RunConfig, target: int, source: int, gpus: int) -> Estimate:
+def estimate(config: RunConfig, target: int, source: int, gpus: bool) -> Estimate:
     """Estimate a run; imports PyTorch and tries every backbone for a moment.
 
     Args:
         config: the run.
         target, source: images of the two sides, before any is opened.
-        gpus: that each training asks for; 0: none.
+        gpus: whether trainings take GPUs.
 
     Raises:
         RadtransferError: an unknown backbone.
@@ -79,7 +79,7 @@ def estimate(config: RunConfig, target: int, source: int, gpus: int) -> Estimate
 
 
 def priced(
-    config: RunConfig, rows: Sequence[Work], sizes: Mapping[str, Size], target: int, source: int, gpus: int
+    config: RunConfig, rows: Sequence[Work], sizes: Mapping[str, Size], target: int, source: int, gpus: bool
 ) -> Estimate:
     """The estimate by what each step takes here and by the sizes of the backbones; arguments as of :func:`estimate`."""
     core_seconds = sum(row.seconds * RESOURCES[row.step].cpu for row in rows)

@@ -132,7 +132,7 @@ def test_several_users(stub: Stub, submitting: Command) -> None:
         (["--set", "sed=5"], "--set sed=5: unknown key 'sed'; did you mean seed"),
         (["--set", "seed=many"], "--set seed=many: seed: Input should be a valid integer"),
         (["--param", "registri=/r"], "the pipeline transfer-fusion has no such parameter; did you mean registry?"),
-        (["--param", "zzz=1"], "known: code_version, data_root, data_version, registry"),
+        (["--param", "zzz=1"], "known: code_version, data_root, data_version, gpu_count"),
         (["--param", "registry=5"], "--param registry=5: expected text, got int; put it in quotes"),
         (["--param", "registry=[a]"], '--param registry=["a"]: expected text, got list'),
         (["--param", "seed=3"], "--param seed: is an entry of the configuration; say --set seed=..."),
@@ -144,7 +144,8 @@ def test_several_users(stub: Stub, submitting: Command) -> None:
         (["--data-root", "gs://bucket/x"], "expected a folder, s3://BUCKET/PREFIX"),
         (["--set", "checkpoints=checkpoints"], "checkpoints checkpoints: a folder of this machine"),
         (["--set", "pretrained_models=runs/hand/pretrained"], "runs/hand/pretrained: a folder of this machine"),
-        (["--gpus", "2"], "--package: its image and GPUs were settled when it was compiled"),
+        (["--image", "it"], "--package: its image was settled when it was compiled"),
+        (["--param", "gpu_count=2"], "--param gpu_count=2: expected text, got int; put it in quotes"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_before_anything_is_sent(
@@ -224,7 +225,9 @@ def test_the_package_is_compiled_where_none_is_given(stub: Stub, radtransfer: Co
     assert spec["pipelineInfo"]["name"] == "ct-reuse"
     containers = [each["container"] for each in spec["deploymentSpec"]["executors"].values()]
     assert {each["image"] for each in containers} == {"registry.example/it:v1"}
-    assert {each["resources"].get("accelerator", {}).get("resourceCount") for each in containers} == {None, "2"}
+    sent = only(stub.runs)["runtime_config"]["parameters"]
+    assert (sent["gpu_resource"], sent["gpu_count"], sent["training_cpu"]) == ("nvidia.com/gpu", "2", "8")
+    assert sent["gpu_tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
 
 def test_waiting_for_success(stub: Stub, submitting: Command) -> None:

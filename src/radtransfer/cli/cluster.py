@@ -53,9 +53,16 @@ Parameters = Annotated[
     typer.Option("--param", help="NAME=VALUE; a pipeline parameter that is no entry of a configuration."),
 ]
 Image = Annotated[str, typer.Option(envvar="RADTRANSFER_IMAGE", help="Image of all tasks, best with its digest.")]
-Gpus = Annotated[int, typer.Option(min=0, help="GPUs of one node that each training asks for.")]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="NVIDIA GPUs of one node that each training asks for; other pools: --param gpu_resource=..., see "
+        "docs/cluster.md.",
+    ),
+]
 PackageFile = Annotated[
-    Path | None, typer.Option("--package", help="Package that `compile` made, in place of --image and --gpus.")
+    Path | None, typer.Option("--package", help="Package that `compile` made, in place of --image.")
 ]
 Experiment = Annotated[str, typer.Option(help="Experiment that runs belong to; made if it is not there.")]
 ServiceAccount = Annotated[
@@ -186,10 +193,8 @@ def submission(
     from radtransfer.config import assigned, load
     from radtransfer_pipelines.cluster.command import Submission
 
-    if package and (image or gpus):
-        raise RadtransferError(
-            "--package: its image and GPUs were settled when it was compiled; leave --image, --gpus out"
-        )
+    if package and image:
+        raise RadtransferError("--package: its image was settled when it was compiled; leave --image out")
     asked = load(config, overrides or [])
     given = {"data_root": data_root} | dict(assigned(each, "--param") for each in parameters or [])
     name = pipeline or asked.pipeline

@@ -190,20 +190,12 @@ def external(
 def compile_(
     out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("build/pipelines"),
     image: Annotated[str | None, typer.Option(help="Image of all tasks, best with its digest.")] = None,
-    gpus: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="For a cluster with GPUs: how many of one node each training asks for, to share its batches.",
-        ),
-    ] = 0,
 ) -> None:
     """Compile the pipelines to packages for the KFP UI."""
     from radtransfer_components.support import IMAGE
     from radtransfer_pipelines.compile import compile_all
 
-    target: Literal["cluster", "cluster-gpu"] = "cluster-gpu" if gpus else "cluster"
-    for path in compile_all(out, image=image or IMAGE, target=target, gpus=max(1, gpus)):
+    for path in compile_all(out, image=image or IMAGE):
         print(path)
 
 

@@ -1,8 +1,8 @@
 """The graph that both pipelines share.
 
-``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain`` and) ``finetune``, then
-``extract``, ``fuse`` and ``classify``; on all of it ``stress``, ``evaluate``, ``explain``, ``register``, ``report``
-and ``external``.
+``preflight``, ``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain`` and)
+``finetune``, then ``extract``, ``fuse`` and ``classify``; on all of it ``stress``, ``evaluate``, ``explain``,
+``register``, ``report`` and ``external``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, get_origin
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
+from radtransfer import __version__
 from radtransfer.config import TL_SOURCES, RunConfig
 from radtransfer_components import (
     classify,
@@ -23,6 +24,7 @@ from radtransfer_components import (
     extract,
     finetune,
     fuse,
+    preflight,
     preprocess,
     pretrain,
     register,
@@ -116,7 +118,19 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     data += ["data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"]
     recipe += ["weights_mirror", "mirror", "seed", "threads", "precision", "checkpoints", "checkpoint_minutes"]
-    stores = placed(preprocess.preprocess(**take(*data)), "preprocess")
+    # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
+    nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
+    nested += ("classifier_grid", "external", "corruptions")
+    scalars = [
+        name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in (*nested, "classifiers")
+    ]
+    config = {name: p[name] for name in scalars} | {"pipeline": pipeline}
+    looked = preflight.preflight(
+        config=config, tried=p["classifiers"], package_version=__version__, **take("data_root", "registry", *nested)
+    )
+    first = preprocess.preprocess(**take(*data))
+    first.after(placed(looked, "preflight"))  # and all others take what it gives
+    stores = placed(first, "preprocess")
     target_store, source_store = stores.outputs["target_store"], stores.outputs["source_store"]
 
     models, classifiers = {}, {}
@@ -192,13 +206,6 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
         **take("lime_samples", "quality_images", "seed", "threads"),
     )
     explanations = placed(explained, "explain").outputs["explanations"]
-    # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
-    nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
-    nested += ("classifier_grid", "external", "corruptions")
-    scalars = [
-        name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in (*nested, "classifiers")
-    ]
-    config = {name: p[name] for name in scalars} | {"pipeline": pipeline}
     packed = register.register(
         config=config,
         pretrained=dsl.Collected(related.outputs["model"]),

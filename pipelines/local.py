@@ -38,7 +38,7 @@ from radtransfer_pipelines.watch import Watch
 
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "skops", "numpy", "pandas")
 PACKAGES += ("pillow", "opencv-python-headless", "pydicom", "imagecodecs")
-SERIAL_TASKS = 16  # preprocess, 3 times extract, fuse and classify, and one of each other step
+SERIAL_TASKS = 17  # preflight, preprocess, 3 times extract, fuse and classify, and one of each other step
 LAST_WORDS_SECONDS = 20
 TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 

@@ -28,8 +28,8 @@ class Resources:
         gpu: runs in the GPU pool, if the run names one.
         retries: how often a failed task is tried again. Only what may fail by the network (the data, the registry):
             what fails by its data would fail again, and inside a loop KFP ignores retries altogether.
-        cached: whether a finished task of the same inputs answers for it on a cluster. Not where the inputs do not say
-            all: the data volume may hold other images under the same path.
+        cached: where a finished task of the same inputs answers for it. On no cluster where the inputs do not say all:
+            the data volume may hold other images under the same path. Nowhere where a task looks at how things are now.
         volume: reads or writes folders of the data volume: the data root, ``weights_mirror``,
             ``pretrained_models``, ``registry``.
         pseudonyms: gets the key that makes pseudonyms of patient ids.
@@ -42,7 +42,7 @@ class Resources:
     disk: int
     gpu: bool = False
     retries: int = 0
-    cached: bool = True
+    cached: Literal["everywhere", "locally", "nowhere"] = "everywhere"
     volume: bool = False
     pseudonyms: bool = False
     storage: bool = False
@@ -51,7 +51,8 @@ class Resources:
 
 _TRAINING = Resources(4, 8, 30, gpu=True, volume=True, storage=True)
 RESOURCES: dict[str, Resources] = {
-    "preprocess": Resources(2, 4, 50, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
+    "preflight": Resources(1, 4, 10, cached="nowhere", volume=True, pseudonyms=True, storage=True, names_image=True),
+    "preprocess": Resources(2, 4, 50, retries=2, cached="locally", volume=True, pseudonyms=True, storage=True),
     "pretrain": _TRAINING,
     "finetune": _TRAINING,
     "extract": Resources(2, 4, 30),
@@ -59,7 +60,7 @@ RESOURCES: dict[str, Resources] = {
     "classify": Resources(2, 4, 10),
     "stress": Resources(2, 8, 30),
     "evaluate": Resources(2, 4, 30),
-    "external": Resources(2, 8, 50, retries=2, cached=False, volume=True, pseudonyms=True, storage=True),
+    "external": Resources(2, 8, 50, retries=2, cached="locally", volume=True, pseudonyms=True, storage=True),
     "explain": Resources(2, 4, 30),
     "register": Resources(1, 2, 30, retries=2, volume=True, storage=True, names_image=True),
     "report": Resources(1, 2, 30),
@@ -143,9 +144,9 @@ def settle(task: Any, step: str, *, image: str, target: Target, given: Mapping[s
     need = RESOURCES[step]
     task.set_container_image(image)
     if target == "local":
-        task.set_caching_options(True)  # what the run's folder holds; `data_version` is part of the key
-        return task
-    task.set_caching_options(need.cached)
+        # By what the run's folder holds; `data_version` is part of the key.
+        return task.set_caching_options(need.cached != "nowhere")
+    task.set_caching_options(need.cached == "everywhere")
     if need.retries and not looped:
         task.set_retry(num_retries=need.retries, backoff_duration="30s", backoff_factor=2)
     settings = kubernetes()

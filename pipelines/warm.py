@@ -19,6 +19,7 @@ from pathlib import Path
 
 IMPORTED = (
     "kfp.dsl.executor_main",
+    "radtransfer.preflight",
     "radtransfer.preprocess.run",
     "radtransfer.training.steps",
     "radtransfer.fusion.extract",

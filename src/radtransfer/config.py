@@ -448,6 +448,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         RadtransferError: file missing, not a YAML mapping, unknown key (with near matches), value out of range.
     """
+    data, origins = read(path, overrides)
+    return validate(data, str(path), origins)
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """As :func:`load`, without a look at keys and values: the entries, and by key the override that it comes from.
+
+    Raises:
+        RadtransferError: file missing, not a YAML mapping, or no overrides.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -458,7 +468,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         key, value = assigned(override, "--set")
         data[key], origins[key] = value, f"--set {override}"
-    return validate(data, str(path), origins)
+    return data, origins
 
 
 def assigned(text: str, option: str) -> tuple[str, Any]:
@@ -506,6 +516,27 @@ def validate(data: dict[str, Any], where: str, origins: Mapping[str, str] | None
         raise RadtransferError(f"{origins.get(str(key), where)}: {_first(error)}") from None
 
 
+def complaints(data: Mapping[str, Any]) -> tuple[RunConfig | None, list[str]]:
+    """All that is wrong with a configuration, where :func:`validate` tells the first.
+
+    Returns:
+        the configuration, of one with errors what its other entries say, if that is one at all; and the errors.
+    """
+    found = [
+        f"unknown key {key!r}; {near(key, RunConfig.model_fields)}" for key in data if key not in RunConfig.model_fields
+    ]
+    known = {key: value for key, value in data.items() if key in RunConfig.model_fields}
+    try:
+        return RunConfig(**known), found
+    except ValidationError as error:
+        found += [_words(one) for one in error.errors()]
+        wrong = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+    try:
+        return RunConfig(**{key: value for key, value in known.items() if key not in wrong}), found
+    except ValidationError:
+        return None, found
+
+
 def entries(given: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of a configuration as what they are; KFP hands them on in a mapping as text or floats.
 
@@ -524,7 +555,11 @@ def entries(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _first(error: ValidationError) -> str:
     """The first of pydantic's complaints, in a line."""
-    first = error.errors()[0]
+    return _words(error.errors()[0])
+
+
+def _words(first: Mapping[str, Any]) -> str:
+    """One of pydantic's complaints, in a line."""
     key = ".".join(str(part) for part in first["loc"]) or "configuration"
     if first["type"] == "value_error":  # one of ours, which says it all
         return f"{key}: {first['ctx']['error']}"

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from radtransfer_pipelines.resources import RESOURCES
 
 FOLDER = Path(str(radtransfer_components.__file__)).parent
 LIBRARY = {
+    "preflight": "radtransfer.preflight",
     "preprocess": "radtransfer.preprocess.run",
     "pretrain": "radtransfer.training.steps",
     "finetune": "radtransfer.training.steps",
@@ -251,6 +253,19 @@ def test_task_of_another_code_version_is_refused(library: list[str], make: Calla
             code_version="0.0.1+old/graph", classifiers=make(dsl.Artifact, "classifiers"),
         )  # fmt: skip
     assert library == []
+
+
+def test_preflight_gets_the_whole_configuration(library: list[str]) -> None:
+    component("preflight")(config=CONFIG, data_root="d", registry="", package_version="0", code_version="", **NESTED)
+    assert library == ["preflight"]
+
+
+def test_an_image_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "radtransfer_components", None)
+    with pytest.raises(SystemExit, match=r"does not hold the package .*build it by `make image`"):
+        component("preflight")(
+            config=CONFIG, data_root="d", registry="", package_version="0", code_version="", **NESTED
+        )
 
 
 def test_metrics_that_the_ui_cannot_take_are_left_out(tmp_path: Path) -> None:

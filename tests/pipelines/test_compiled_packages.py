@@ -107,7 +107,7 @@ def test_table_of_resources_covers_all_tasks_and_reaches_them(
         need, its = RESOURCES[step_of(name)], container["resources"]
         assert container["image"] == IMAGE
         told = {each["name"]: each["value"] for each in container.get("env", [])}
-        assert told == ({"RADTRANSFER_IMAGE": IMAGE} if step_of(name) == "register" else {})
+        assert told == ({"RADTRANSFER_IMAGE": IMAGE} if step_of(name) in {"preflight", "register"} else {})
         cpu = standing(package, "training_cpu", str(need.cpu)) if need.gpu else str(need.cpu)
         assert its["resourceCpuLimit"] == its["resourceCpuRequest"] == cpu
         memory = standing(package, "training_memory", f"{need.memory}Gi") if need.gpu else f"{need.memory}Gi"
@@ -116,7 +116,8 @@ def test_table_of_resources_covers_all_tasks_and_reaches_them(
         assert settings[name]["securityContext"] == {"runAsNonRoot": True}
         task = tasks(package)[name]
         # A recurring run must look at the data anew; KFP writes {} for a task that is not cached.
-        assert task["cachingOptions"] == ({} if step_of(name) in READERS else {"enableCache": True})
+        anew = READERS | {"preflight"}
+        assert task["cachingOptions"] == ({} if step_of(name) in anew else {"enableCache": True})
         looped = step_of(name) in {"pretrain", "finetune", "extract"}
         assert ("retryPolicy" in task) == (need.retries > 0 and not looped)
 
@@ -179,6 +180,19 @@ def test_no_task_installs_anything_and_each_takes_the_code_version(package: dict
         )
 
 
+def test_every_task_waits_for_preflight(package: dict[str, Any]) -> None:
+    graph = package["root"]["dag"]["tasks"]
+    assert not graph["preflight"].get("dependentTasks") and package["root"]["dag"].get("outputs") is None
+
+    def waits(name: str) -> bool:
+        return name == "preflight" or any(waits(other) for other in graph[name].get("dependentTasks", []))
+
+    assert all(waits(name) for name in graph), "and what is in a loop begins with the loop"
+    given = graph["preflight"]["inputs"]["parameters"]
+    configuration = set(given["config"]["runtimeValue"]["constant"]) | {*given, "classifiers"}
+    assert set(RunConfig.model_fields) - {"budget_minutes"} <= configuration
+
+
 def test_sources_are_compared_on_equal_terms(package: dict[str, Any]) -> None:
     """The three fine-tuning tasks differ in where they start and in nothing else."""
     tuned = [task for name, task in tasks(package).items() if step_of(name) == "finetune"]
@@ -200,15 +214,14 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(
     secret = yaml.safe_load((base / "secret.example.yaml").read_text(encoding="utf-8"))
     parameters = package["root"]["inputDefinitions"]["parameters"]
     root = parameters["data_root"]["defaultValue"]
-    mounted = READERS | {"pretrain", "finetune", "register"}
+    mounted = READERS | {"preflight", "pretrain", "finetune", "register"}
     for task in executors(package):
         extra = settings[task]
         mounts = [(mount["constant"], mount["mountPath"]) for mount in extra.get("pvcMount", [])]
         assert mounts == ([(claim, root)] if step_of(task) in mounted else [])
         names = {key["envVar"] for each in extra.get("secretAsEnv", []) for key in each["keyToEnv"]}
-        assert (VARIABLE in names) == (step_of(task) in READERS)
-        stores = step_of(task) in READERS | {"pretrain", "finetune", "register"}  # data, checkpoints and models
-        assert ("AWS_SECRET_ACCESS_KEY" in names) == stores
+        assert (VARIABLE in names) == (step_of(task) in READERS | {"preflight"})
+        assert ("AWS_SECRET_ACCESS_KEY" in names) == (step_of(task) in mounted)  # data, checkpoints and models
     given = settings["preprocess"]["secretAsEnv"]
     assert parameters["secret"]["defaultValue"] == secret["metadata"]["name"]
     assert all(each["secretNameParameter"] == {"componentInputParameter": "secret"} for each in given)
@@ -224,6 +237,7 @@ def test_local_packages_are_all_cached_and_have_nothing_of_a_cluster(
     monkeypatch.delattr("kfp.kubernetes", raising=False)
     for path in compile_all(tmp_path, target="local"):
         (package,) = yaml.safe_load_all(path.read_text(encoding="utf-8"))
-        assert all(tasks(package)[name]["cachingOptions"] == {"enableCache": True} for name in executors(package))
+        anew = [name for name in executors(package) if tasks(package)[name]["cachingOptions"] != {"enableCache": True}]
+        assert anew == ["preflight"]
     with pytest.raises(RadtransferError, match=r"pip install 'radtransfer\[cluster\]'"):
         compile_all(tmp_path, target="cluster")

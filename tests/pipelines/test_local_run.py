@@ -64,7 +64,7 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     assert stdout.splitlines()[-1] == str(out / "report.html")
     assert "No source is better than another." in stdout
     assert "selected by validation: imagenet/fused/seed0, AUROC 0.800 (0.700 to 0.900)" in stdout
-    assert "stated budget 3 minutes" in stderr and "28/28 external" in stderr
+    assert "stated budget 3 minutes" in stderr and "29/29 external" in stderr
     top = {"report.html", "data_report.html", "summary.md", "metrics.json", "run.json", "run.log", "config.yaml"}
     top |= {"splits.csv", "evaluation", "explanations", "bundle", "logs", "pretrained", "models", "classifiers"}
     assert {p.name for p in out.iterdir()} == top

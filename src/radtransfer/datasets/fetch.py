@@ -105,6 +105,31 @@ def located(data_root: str | Path, folders: Iterable[str]) -> Iterator[Located]:
         root = cast("S3Root | DvcRoot", parse(pinned))
 
 
+def resolve(data_root: str | Path, folders: Iterable[str]) -> str:
+    """What names just the content that a data root has now; data sets are listed and not fetched.
+
+    Args:
+        data_root, folders: as of :func:`located`.
+
+    Raises:
+        RadtransferError: not such a name, or nothing there.
+    """
+    root = parse(data_root)
+    if isinstance(root, Path):
+        for folder in folders:
+            place = root / folder
+            if not (place.is_dir() and any(place.iterdir())):
+                what = "is empty" if place.is_dir() else "is no folder"
+                raise RadtransferError(f"{place}: {what}, a data set is expected there; put it there, or set its path")
+        return str(root)
+    wanted = sorted({clean(folder, f"data set folder {folder!r}") for folder in folders})
+    pin = root.pin if isinstance(root, S3Root) else root.revision
+    if _PIN.fullmatch(pin) and _complete(cache() / DATA / _name(root.pinned(pin), wanted)):
+        return root.pinned(pin)
+    with _listed(root, wanted) as (pinned, _):
+        return pinned
+
+
 @contextmanager
 def _listed(root: S3Root | DvcRoot, folders: list[str]) -> Iterator[tuple[str, list[File]]]:
     """The pinned name of what a root holds now, and all files of the folders."""

@@ -72,6 +72,10 @@ def _content(path, kind):
     return artifacts.read(path, kind).content
 
 
+def preflight(*, given, data_root, registry, versions):
+    assert versions[0] and data_root and set(given) >= {"name", "backbones", "on_problem", "classifiers"}
+
+
 def preprocess(*, seed, target_part, source_parts, target_table, source_table, on_problem, target_out, source_out, **_):
     assert isinstance(seed, int) and isinstance(source_parts, list) and isinstance(source_table, dict)
     _note("preprocess" + _said(target_table, on_problem))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from pathlib import Path
 
 from kfp import compiler
+from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import PIPELINES
@@ -32,3 +35,29 @@ def compile_one(name: str, out: Path, *, image: str = IMAGE, target: Target = "c
     path = out / f"{name}.yaml"
     compiler.Compiler().compile(PIPELINES[name]()(image=image, target=target), str(path))
     return path
+
+
+def as_resources(out: Path, *, image: str = IMAGE) -> list[Path]:
+    """Compile every pipeline to KFP's resources ``Pipeline`` and ``PipelineVersion``, for GitOps.
+
+    A version is named after the digest of its package, as :func:`radtransfer_pipelines.cluster.submit.upload` names it,
+    so that another package is another version: KFP lets nobody change one.
+
+    Args:
+        out: folder for ``<pipeline>.yaml``.
+        image: image of all tasks.
+
+    Returns:
+        The files written.
+    """
+    written = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in PIPELINES:
+            digest = hashlib.sha256(compile_one(name, Path(folder), image=image).read_bytes()).hexdigest()[:12]
+            known = name.replace("_", "-")
+            names = KubernetesManifestOptions(known, known, f"{known}-{digest}", include_pipeline_manifest=True)
+            out.mkdir(parents=True, exist_ok=True)
+            written.append(out / f"{name}.yaml")
+            made = {"kubernetes_manifest_format": True, "kubernetes_manifest_options": names}
+            compiler.Compiler().compile(PIPELINES[name]()(image=image, target="cluster"), str(written[-1]), **made)
+    return written

@@ -77,6 +77,22 @@ def run(
 
 
 @app.command()
+def preflight(
+    config: Config,
+    data_root: DataRoot,
+    set_: Overrides = None,
+    registry: RegistryOrNone = "",
+) -> None:
+    """See whether a run has what it needs, as its first task does: data, weights, places that can be written."""
+    from radtransfer.config import read
+    from radtransfer.preflight import preflight as look
+
+    given, _ = read(config, set_ or [])
+    look(given, data_root=data_root, registry=registry)
+    print("nothing is amiss")
+
+
+@app.command()
 def crossfit(
     config: Config,
     data_root: DataRoot,
@@ -190,12 +206,16 @@ def external(
 def compile_(
     out: Annotated[Path, typer.Option(help="Folder for the packages.")] = Path("build/pipelines"),
     image: Annotated[str | None, typer.Option(help="Image of all tasks, best with its digest.")] = None,
+    kubernetes: Annotated[
+        bool,
+        typer.Option("--kubernetes", help="Write KFP's resources Pipeline and PipelineVersion instead, for GitOps."),
+    ] = False,
 ) -> None:
     """Compile the pipelines to packages for the KFP UI."""
     from radtransfer_components.support import IMAGE
-    from radtransfer_pipelines.compile import compile_all
+    from radtransfer_pipelines.compile import as_resources, compile_all
 
-    for path in compile_all(out, image=image or IMAGE):
+    for path in (as_resources if kubernetes else compile_all)(out, image=image or IMAGE):
         print(path)
 
 

@@ -74,7 +74,7 @@ def test_every_task_runs_once_with_what_it_should_get(fake_run: FakeRun) -> None
     assert sorted(p.name for p in (out / "models" / "imagenet").iterdir()) == list(BACKBONES)
 
     run = json.loads((out / "run.json").read_text())
-    assert len(run["tasks"]) == 28 and len({task["task"] for task in run["tasks"]}) == 28
+    assert len(run["tasks"]) == 29 and len({task["task"] for task in run["tasks"]}) == 29
     assert all(task["seconds"] >= task["start_up_seconds"] > 0 and task["peak_mib"] > 5 for task in run["tasks"])
     assert run["peak_mib"] > max(task["peak_mib"] for task in run["tasks"])  # two tasks at once, and who watches them
     cost = run["orchestration"]

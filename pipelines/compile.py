@@ -50,14 +50,16 @@ def as_resources(out: Path, *, image: str = IMAGE) -> list[Path]:
     Returns:
         The files written.
     """
+    out.mkdir(parents=True, exist_ok=True)
     written = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in PIPELINES:
-            digest = hashlib.sha256(compile_one(name, Path(folder), image=image).read_bytes()).hexdigest()[:12]
+        for name, pipeline in PIPELINES.items():
+            made, package = pipeline()(image=image), Path(folder) / name
+            compiler.Compiler().compile(made, str(package.with_suffix(".yaml")))
+            digest = hashlib.sha256(package.with_suffix(".yaml").read_bytes()).hexdigest()[:12]
             known = name.replace("_", "-")
             names = KubernetesManifestOptions(known, known, f"{known}-{digest}", include_pipeline_manifest=True)
-            out.mkdir(parents=True, exist_ok=True)
             written.append(out / f"{name}.yaml")
-            made = {"kubernetes_manifest_format": True, "kubernetes_manifest_options": names}
-            compiler.Compiler().compile(PIPELINES[name]()(image=image, target="cluster"), str(written[-1]), **made)
+            settings = {"kubernetes_manifest_format": True, "kubernetes_manifest_options": names}
+            compiler.Compiler().compile(made, str(written[-1]), **settings)
     return written

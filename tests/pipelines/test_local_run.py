@@ -142,7 +142,7 @@ def test_killed_run_goes_on_after_the_last_finished_task(
     assert {call for call, count in counts.items() if count > 1} <= again
     assert counts[hung] == 2
     run = json.loads((fake_run.out / "run.json").read_text())
-    assert run["resumed"] and len(run["tasks"]) == 28
+    assert run["resumed"] and len(run["tasks"]) == 29
     earlier = [task for task in run["tasks"] if task["started"] < run["started"]]
     assert earlier and run["wall_seconds"] > run["orchestration"]["wall_seconds"] + max(t["seconds"] for t in earlier)
     assert not (fake_run.out / ".work").exists()

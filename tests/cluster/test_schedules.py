@@ -266,7 +266,7 @@ def test_several_users(stub: Stub, setting: Command, radtransfer: Command) -> No
         ({"name": "My schedule"}, "'My schedule': expected small letters, digits and hyphens"),
         ({"cron": "0 25 * * *"}, "--cron '0 25 * * *': hour '25': expected 0-23"),
         ({"arguments": ["--data-root", "/mine/data"]}, "data_root /mine/data: a folder of this machine"),
-        ({"arguments": ["--gpus", "2"]}, "--package: its image and GPUs were settled when it was compiled"),
+        ({"arguments": ["--image", "registry.example/it:v1"]}, "--package: its image was settled when it was compiled"),
     ],
 )
 def test_what_does_not_fit_is_told_first(stub: Stub, setting: Command, options: dict[str, Any], said: str) -> None:

@@ -33,7 +33,8 @@ from scipy.special import expit
 from sklearn.model_selection import StratifiedGroupKFold
 
 from radtransfer import limits
-from radtransfer.config import TL_SOURCES, RunConfig, load
+from radtransfer.config import TL_SOURCES, RunConfig
+from radtransfer.configfile import load
 from radtransfer.evaluation.compare import compare
 from radtransfer.evaluation.intervals import Measured, Scored, measure_tests, resample
 from radtransfer.preprocess.run import preprocess

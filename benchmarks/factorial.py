@@ -27,7 +27,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from radtransfer import limits
-from radtransfer.config import load
+from radtransfer.configfile import load
 from radtransfer.preprocess.run import preprocess
 from radtransfer.preprocess.store import Store
 

@@ -29,7 +29,7 @@ def finetune(
     from radtransfer_components import support
 
     with support.task("finetune", tl_source, backbone, code_version=code_version, model=model.path) as call:
-        from radtransfer.config import entries
+        from radtransfer.configfile import entries
         from radtransfer.training.control import extra_steps
         from radtransfer.training.steps import finetune
 

@@ -26,7 +26,7 @@ def pretrain(
     from radtransfer_components import support
 
     with support.task("pretrain", backbone, code_version=code_version, model=model.path) as call:
-        from radtransfer.config import entries
+        from radtransfer.configfile import entries
         from radtransfer.training.steps import pretrain
 
         support.expect(source_store.path, "image-store", role="source")

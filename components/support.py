@@ -242,7 +242,7 @@ def configuration(config: dict[str, Any], tried: list[str], **nested: Any) -> di
     Raises:
         RadtransferError: an entry is not as :class:`radtransfer.config.RunConfig` has it.
     """
-    from radtransfer.config import validate
+    from radtransfer.configfile import validate
 
     whole = validate(config | nested | {"classifiers": tried}, "pipeline parameters")
     return whole.model_dump(mode="json", exclude={"pretrained_models"})

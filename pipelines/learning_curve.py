@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from radtransfer.apart import apart
-from radtransfer.config import RunConfig, validate
+from radtransfer.config import RunConfig
+from radtransfer.configfile import validate
 from radtransfer.datasets.fetch import located
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import console

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from radtransfer.artifacts import read_json
-from radtransfer.config import MAX_FOLDS, RunConfig, validate
+from radtransfer.config import MAX_FOLDS, RunConfig
+from radtransfer.configfile import validate
 from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
 from radtransfer_pipelines import outfolder

@@ -8,7 +8,8 @@ from typing import Any
 
 from radtransfer import artifacts
 from radtransfer.artifacts import read_json
-from radtransfer.config import RunConfig, validate
+from radtransfer.config import RunConfig
+from radtransfer.configfile import validate
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import inherit
 from radtransfer.provenance import code_version

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from radtransfer import __version__, preflight, storage
-from radtransfer.config import complaints
+from radtransfer.configfile import complaints
 from radtransfer.errors import RadtransferError
 from radtransfer.provenance import code_version
 from tests.weed import Weed

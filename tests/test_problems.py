@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radtransfer.config import validate
+from radtransfer.configfile import validate
 from radtransfer.errors import RadtransferError
 from radtransfer.problems import PROBLEMS, policies
 

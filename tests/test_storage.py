@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from radtransfer.config import load
+from radtransfer.configfile import load
 from radtransfer.errors import RadtransferError
 from radtransfer.storage import address
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from radtransfer import __version__
-from radtransfer.config import ExternalSet, RunConfig, complaints
+from radtransfer.config import ExternalSet, RunConfig
+from radtransfer.configfile import complaints
 from radtransfer.datasets import LAYOUTS
 from radtransfer.datasets.fetch import resolve
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms

@@ -20,7 +20,8 @@ from radtransfer import cli
 from radtransfer.cli import steps
 from radtransfer.cli.explain import OF_FILES
 from radtransfer.cli.explain import explain as explain_command
-from radtransfer.config import RunConfig, entries
+from radtransfer.config import RunConfig
+from radtransfer.configfile import entries
 from radtransfer.datasets.pseudonym import VARIABLE, Pseudonyms
 from radtransfer.errors import RadtransferError
 from radtransfer.registry.judge import Prediction
@@ -424,7 +425,7 @@ def test_phantoms_are_made_once_and_readable(tmp_path: Path) -> None:
 
 
 def test_configurations_that_come_along_are_valid() -> None:
-    from radtransfer.config import load
+    from radtransfer.configfile import load
 
     folder = Path(__file__).parents[2] / "configs"
     configs = {path.stem: load(path) for path in folder.glob("*.yaml")}
@@ -435,7 +436,7 @@ def test_configurations_that_come_along_are_valid() -> None:
 
 
 def test_a_wrong_value_is_named_by_where_it_stands(tmp_path: Path) -> None:
-    from radtransfer.config import load
+    from radtransfer.configfile import load
 
     config = tmp_path / "own.yaml"
     sides = "".join(f"{side}_layout: mura\n{side}_path: a\n" for side in ("target", "source"))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from radtransfer.config import load
+from radtransfer.configfile import load
 from radtransfer_pipelines.cluster import command, estimate
 from radtransfer_pipelines.cluster.estimate import Size, counted, priced
 from radtransfer_pipelines.plan import Work

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from radtransfer.config import RunConfig, load
+from radtransfer.config import RunConfig
+from radtransfer.configfile import load
 from radtransfer.errors import RadtransferError
 from radtransfer_components.support import IMAGE as PLACEHOLDER
 from radtransfer_pipelines import NOT_PARAMETERS

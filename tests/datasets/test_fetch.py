@@ -21,7 +21,8 @@ from PIL import Image
 
 from radtransfer import artifacts, storage
 from radtransfer.cache import VARIABLE, cache
-from radtransfer.config import ExternalSet, validate
+from radtransfer.config import ExternalSet
+from radtransfer.configfile import validate
 from radtransfer.datasets.fetch import collect, located
 from radtransfer.datasets.phantoms import make_phantoms
 from radtransfer.errors import RadtransferError

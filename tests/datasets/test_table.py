@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radtransfer import datasets
-from radtransfer.config import TableColumns, load
+from radtransfer.config import TableColumns
+from radtransfer.configfile import load
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.datasets.records import Dataset
 from radtransfer.errors import RadtransferError

@@ -13,7 +13,7 @@ from pydicom.uid import AllTransferSyntaxes
 from typer.main import get_command
 
 from radtransfer.cli import app
-from radtransfer.config import load
+from radtransfer.configfile import load
 from radtransfer.datasets import phantoms
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.preprocess.dicom import readable

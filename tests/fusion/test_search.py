@@ -17,7 +17,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from radtransfer.config import RunConfig, load
+from radtransfer.config import RunConfig
+from radtransfer.configfile import load
 from radtransfer.errors import RadtransferError
 from radtransfer.fusion import search
 from radtransfer.fusion.blocks import BlockScaler

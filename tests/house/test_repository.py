@@ -101,7 +101,7 @@ def test_links_in_documents_lead_somewhere() -> None:
 
 
 def test_every_configuration_loads() -> None:
-    from radtransfer.config import load
+    from radtransfer.configfile import load
 
     paths = sorted((ROOT / "configs").glob("*.yaml"))
     assert {path.stem for path in paths} >= CONFIGS

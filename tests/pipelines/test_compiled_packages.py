@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from radtransfer.config import RunConfig, validate
+from radtransfer.config import RunConfig
+from radtransfer.configfile import validate
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.errors import RadtransferError
 from radtransfer_components.support import IMAGE

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from radtransfer import cli
-from radtransfer.config import RunConfig, validate
+from radtransfer.config import RunConfig
+from radtransfer.configfile import validate
 from radtransfer.datasets.phantoms import make_phantoms
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.check import check

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from radtransfer import artifacts
-from radtransfer.config import load
+from radtransfer.configfile import load
 from radtransfer.errors import RadtransferError
 from radtransfer.registry.champion import promote
 from radtransfer.registry.entry import enter

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from radtransfer import cli, limits
-from radtransfer.config import RunConfig, load
+from radtransfer.config import RunConfig
+from radtransfer.configfile import load
 from radtransfer.errors import RadtransferError
 from radtransfer.training import tune
 from radtransfer.training.tune import TRIES, Tried, cheaper, fewest, largest, ratio

@@ -190,7 +190,7 @@ def submission(
     Raises:
         RadtransferError: options do not fit each other, or the configuration is none.
     """
-    from radtransfer.config import assigned, load
+    from radtransfer.configfile import assigned, load
     from radtransfer_pipelines.cluster.command import Submission
 
     if package and image:

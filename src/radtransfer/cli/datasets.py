@@ -36,7 +36,7 @@ def check(
 
     Exits with code 1 when there is a problem whose policy is `fail`.
     """
-    from radtransfer.config import load
+    from radtransfer.configfile import load
     from radtransfer.preprocess.check import check as step
 
     report = step(load(config, set_ or []), data_root=data_root, out=out)
@@ -56,7 +56,8 @@ def names(
     import csv
 
     from radtransfer import datasets
-    from radtransfer.config import ExternalSet, load
+    from radtransfer.config import ExternalSet
+    from radtransfer.configfile import load
     from radtransfer.datasets.fetch import located
     from radtransfer.datasets.roots import unpinned
 

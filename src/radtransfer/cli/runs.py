@@ -70,7 +70,7 @@ def run(
 
         reproduce(from_, data_root=data_root, out=out, registry=registry, dry_run=dry_run)
         return
-    from radtransfer.config import load
+    from radtransfer.configfile import load
     from radtransfer_pipelines.local import run_local
 
     run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry, dry_run=dry_run)
@@ -84,7 +84,7 @@ def preflight(
     registry: RegistryOrNone = "",
 ) -> None:
     """See whether a run has what it needs, as its first task does: data, weights, places that can be written."""
-    from radtransfer.config import read
+    from radtransfer.configfile import read
     from radtransfer.preflight import preflight as look
 
     given, _ = read(config, set_ or [])
@@ -106,7 +106,7 @@ def crossfit(
 
     Started again, it goes on where it was; with more repeats it adds them.
     """
-    from radtransfer.config import load
+    from radtransfer.configfile import load
     from radtransfer_pipelines.crossfit import crossfit as all_runs
 
     all_runs(load(config, set_ or []), data_root=data_root, out=out, folds=folds, repeats=repeats, dry_run=dry_run)
@@ -132,7 +132,7 @@ def learning_curve(
     One run, or cross-fitting, for each label fraction on the same test images; pre-training is done once. Started
     again, it goes on where it was; with more fractions or repeats it adds them.
     """
-    from radtransfer.config import load
+    from radtransfer.configfile import load
     from radtransfer_pipelines.learning_curve import learning_curve as all_runs
 
     try:
@@ -189,7 +189,8 @@ def external(
     set of the run, what is of its patients.
     """
     from radtransfer.artifacts import read_json
-    from radtransfer.config import ExternalSet, mapping
+    from radtransfer.config import ExternalSet
+    from radtransfer.configfile import mapping
     from radtransfer.evaluation.external_page import show
     from radtransfer.evaluation.unseen import Run, score_unseen
 

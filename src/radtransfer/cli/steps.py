@@ -86,7 +86,7 @@ def preprocess(
     ] = None,
 ) -> None:
     """Decode, check, split and store the target images and the related ones."""
-    from radtransfer.config import mapping
+    from radtransfer.configfile import mapping
     from radtransfer.preprocess.run import preprocess as step
 
     step(
@@ -279,7 +279,7 @@ def classify(
     seed: Seed = 0,
 ) -> None:
     """Fit, calibrate and choose classifiers on fused and single features."""
-    from radtransfer.config import mapping
+    from radtransfer.configfile import mapping
     from radtransfer.fusion.classify import classify as step
     from radtransfer.fusion.grid import CLASSIFIERS
 
@@ -362,7 +362,7 @@ def register(
     registry: RegistryOrNone = "",
 ) -> None:
     """Pack all that is needed to predict into a bundle, and enter it into a registry if one is named."""
-    from radtransfer.config import load
+    from radtransfer.configfile import load
     from radtransfer.registry.bundle import register as step
 
     step(
@@ -392,7 +392,7 @@ def report(
     markdown_out: Annotated[Path, typer.Option(help="Summary to write.")],
 ) -> None:
     """Write the self-contained report."""
-    from radtransfer.config import load
+    from radtransfer.configfile import load
     from radtransfer.evaluation.report import report as step
 
     step(

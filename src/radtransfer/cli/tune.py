@@ -34,8 +34,7 @@ def tune(
     """
     from rich.console import Console
 
-    from radtransfer.config import load
-    from radtransfer.configfile import change
+    from radtransfer.configfile import change, load
     from radtransfer.errors import RadtransferError
     from radtransfer.training.tune import tune as measure
 

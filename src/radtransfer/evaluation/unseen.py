@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from radtransfer import artifacts, pages
 from radtransfer.artifacts import Artifact
-from radtransfer.config import TL_SOURCES, ExternalSet, validate
+from radtransfer.config import TL_SOURCES, ExternalSet
+from radtransfer.configfile import validate
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation import external_page, schema, verdict
 from radtransfer.evaluation.compare import compare

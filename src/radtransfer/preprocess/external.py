@@ -13,8 +13,8 @@ from radtransfer.datasets.roots import unpinned
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess import store
 from radtransfer.preprocess.describe import describe
+from radtransfer.preprocess.images import decode_all, group_names, manifest_row
 from radtransfer.preprocess.pixels import Window
-from radtransfer.preprocess.run import decode_all, group_names, manifest_row
 from radtransfer.preprocess.scratch import resumable
 from radtransfer.preprocess.selection import Asked, of_part, select
 from radtransfer.problems import Policy, Rejected, policies

@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from radtransfer import artifacts
 from radtransfer.datasets.fetch import located
-from radtransfer.datasets.records import Dataset, Record
 from radtransfer.errors import RadtransferError
-from radtransfer.preprocess import grouping, split, store
+from radtransfer.preprocess import store
+from radtransfer.preprocess.deal import budgeted, dealt_out, mark_unlike, staying
 from radtransfer.preprocess.describe import describe
-from radtransfer.preprocess.ingest import Levels, Refused, ingest
+from radtransfer.preprocess.images import Image, decode_all, group_names, manifest_row
 from radtransfer.preprocess.inherit import DEALT_TO, Inherited
 from radtransfer.preprocess.inherit import write as write_splits
-from radtransfer.preprocess.letterbox import Letterbox
-from radtransfer.preprocess.pixels import Grey, Window
-from radtransfer.preprocess.scratch import Place, Scratch, resumable
+from radtransfer.preprocess.pixels import Window
+from radtransfer.preprocess.scratch import resumable
 from radtransfer.preprocess.selection import Asked, Side, select
-from radtransfer.preprocess.split import Splits
-from radtransfer.problems import PROBLEMS, Policy, Rejected, policies
-from radtransfer.progress import track
+from radtransfer.problems import PROBLEMS, Policy, policies
 
 _NAMED = 5
 """Files that an error names."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """A decoded image, waiting in the scratch."""
-
-    place: Place
-    record: Record
-    role: str
-    dataset: Dataset
-    sha256: str
-    pixel_digest: str
-    box: Letterbox
-    flags: tuple[str, ...]
-    levels: Levels
-    modality: str
-
-    @property
-    def name(self) -> str:
-        """What artifacts call it."""
-        return self.dataset.called(self.record.file)
 
 
 def preprocess(
@@ -163,14 +136,14 @@ def preprocess(
         images, descriptors = decode_all(sides, scratch, window, crop_border, chosen)
         _stop_at(chosen, sides)
         names, pairs = group_names(images, descriptors, scratch)
-        kept = _kept(images, sides, names, _mark_unlike(images, pairs), inherited, chosen)
+        kept = staying(images, sides, names, mark_unlike(images, pairs), inherited, chosen)
         dealt = {}
         for side in sides:
-            kept[side.role], dealt[side.role] = _split(
+            kept[side.role], dealt[side.role] = dealt_out(
                 side, kept[side.role], images, names, inherited, test_fraction, test_fold, validation_fraction,
                 max_images, seed,
             )  # fmt: skip
-        splits = dealt | {"target": _budgeted(sides[0], kept["target"], images, names, dealt, label_fraction, seed)}
+        splits = dealt | {"target": budgeted(sides[0], kept["target"], images, names, dealt, label_fraction, seed)}
         _stop_at(chosen, sides, [images[i] for mine in kept.values() for i in mine])
         written: dict[str, list[dict[str, Any]]] = {}
         for side in sides:
@@ -226,289 +199,3 @@ def _stop_at(chosen: Mapping[str, Policy], sides: tuple[Side, Side], kept: Itera
                 f"{', '.join(files[:_NAMED])}{others}; put them right or remove them, or set the policy {instead} in "
                 "on_problem. `radtransfer datasets check` lists all"
             )
-
-
-def decode_all(
-    sides: Sequence[Side],
-    scratch: Scratch,
-    window: Window | None,
-    crop_border: bool,
-    chosen: Mapping[str, Policy],
-) -> tuple[list[Image], np.ndarray[tuple[int, int], np.dtype[np.int8]]]:
-    """All images of the sides that can be decoded, and their descriptors [N, 2304]; others join the rejected."""
-    images: list[Image] = []
-    descriptors = []
-    work = [(side, record) for side in sides for record in side.records]
-    paths = [side.root / record.file for side, record in work]
-    ingested = ingest(paths, scratch, window, crop_border=crop_border)
-    for (side, record), got in zip(work, track(ingested, "preprocess: decode", len(work)), strict=True):
-        if isinstance(got, Refused):
-            side.rejected.append(Rejected(record.file, got.problem, got.reason))
-            continue
-        conflict = ("label_conflict",) if record.file in side.dataset.conflicts else ()
-        flags = (*conflict, *got.flags)
-        unwanted = next((flag for flag in flags if chosen.get(flag) == "skip"), None)
-        if unwanted:
-            side.rejected.append(Rejected(record.file, unwanted, PROBLEMS[unwanted].what))
-            continue
-        descriptors.append(got.descriptor)
-        digests, seen = (got.sha256, got.pixel_digest), (got.levels, got.modality)
-        images.append(Image(got.place, record, side.role, side.dataset, *digests, got.box, flags, *seen))
-    return images, np.array(descriptors, dtype=np.int8).reshape(len(images), -1)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Some of the thumbnails, numbered anew."""
-
-    scratch: Scratch
-    places: list[Place]
-
-    def __getitem__(self, position: int, /) -> Grey:
-        return self.scratch.thumbnail(self.places[position])
-
-
-def group_names(
-    images: list[Image],
-    descriptors: np.ndarray[Any, np.dtype[np.int8]],
-    scratch: Scratch,
-    *,
-    of_known_patients: bool = False,
-) -> tuple[list[str], list[tuple[int, int]]]:
-    """Name of each image's leakage group, and the pairs of near duplicates.
-
-    Args:
-        images: the images, N.
-        descriptors: theirs, int8 [N, 2304].
-        scratch: where they wait.
-        of_known_patients: whether ids hold within one data set only, told by its name, and near duplicates are looked
-            for among images whose patient is known, too. Else equal ids are one patient's, wherever they lie: to lose
-            an image of the source by a coincidence costs less than to miss a leak.
-    """
-
-    def named_in(image: Image) -> str:
-        return image.dataset.name if of_known_patients else ""
-
-    pairs: list[tuple[int, int]] = []
-    for slices, limits in ((False, grouping.RADIOGRAPHS), (True, grouping.SLICES)):
-        some = [
-            i
-            for i, image in enumerate(images)
-            if image.dataset.slices == slices and (of_known_patients or image.record.patient_id is None)
-        ]
-        files = [images[i].record.file for i in some]
-        # Where patients are known, their ids say whose the next number is.
-        series = ["" if images[i].record.patient_id else images[i].dataset.name for i in some]
-        thumbnails = _Chosen(scratch, [images[i].place for i in some])
-        found = grouping.near_duplicates(descriptors[some], files, thumbnails, limits, series)
-        pairs += [(some[i], some[j]) for i, j in found]
-    keys = [
-        [f"file {image.sha256}", f"pixels {image.pixel_digest}"]
-        + ([f"{owner[0]} {named_in(image)} {owner[1]}"] if (owner := _owner(image.record)) else [])
-        for image in images
-    ]
-    numbers = grouping.groups(len(images), pairs, keys)
-    named: dict[int, str] = {}
-    bearers: dict[str, int] = {}
-    for position in sorted(range(len(images)), key=lambda i: images[i].record.file):
-        image, number = images[position], int(numbers[position])
-        if number not in named:
-            kind, origin = _owner(image.record) or ("image", hashlib.sha256(image.name.encode()).hexdigest()[:16])
-            name = f"{kind}-{origin}"
-            # Another data set may have the same id, of somebody else.
-            named[number] = name if bearers.setdefault(name, number) == number else f"{name}-of-{image.dataset.name}"
-    return [named[int(number)] for number in numbers], pairs
-
-
-def _owner(record: Record) -> tuple[str, str] | None:
-    """Whose image it is: the patient's; where none is known, the study's."""
-    if record.patient_id:
-        return "patient", record.patient_id
-    return ("study", record.study_id) if record.study_id else None
-
-
-def _shared(group: str, target_files: dict[str, str]) -> str | None:
-    if group not in target_files:
-        return None
-    kind = group.partition("-")[0]
-    shared = "duplicate or near duplicate of" if kind == "image" else f"same {kind} as"
-    return f"{shared} the target image {target_files[group]}"
-
-
-def _was(image: Image, inherited: Inherited) -> set[str]:
-    """The splits that an image of this role was in; a former source image of the target trained, wherever it was."""
-    its = inherited.splits(image.role, image.name, image.sha256)
-    if image.role == "target" and not its and inherited.splits("source", image.name, image.sha256):
-        return {"train"}
-    return its
-
-
-def _mark_unlike(images: list[Image], pairs: list[tuple[int, int]]) -> set[int]:
-    """Flag the images that have a duplicate or near duplicate of the other class; returns their positions."""
-    same: dict[str, int] = {}
-    exact = [(same.setdefault(image.pixel_digest, i), i) for i, image in enumerate(images)]
-    unlike = {
-        position
-        for i, j in (*pairs, *exact)
-        if images[i].dataset.classes == images[j].dataset.classes and images[i].record.label != images[j].record.label
-        for position in (i, j)
-    }
-    for i in unlike:
-        images[i] = replace(images[i], flags=(*images[i].flags, "unlike_duplicate"))
-    return unlike
-
-
-def _kept(
-    images: list[Image],
-    sides: tuple[Side, Side],
-    names: list[str],
-    unlike: set[int],
-    inherited: Inherited,
-    chosen: Mapping[str, Policy],
-) -> dict[str, list[int]]:
-    """Positions of the images of each side, less those that a duplicate or an earlier revision keeps out."""
-    kept = {side.role: [i for i, image in enumerate(images) if image.role == side.role] for side in sides}
-    if chosen["unlike_duplicate"] == "skip":
-        reasons = dict.fromkeys(unlike, PROBLEMS["unlike_duplicate"].what)
-        kept = {side.role: _leave_out(kept[side.role], images, side, "unlike_duplicate", reasons) for side in sides}
-    target_files = {names[i]: images[i].name for i in reversed(kept["target"])}
-    tested = {
-        names[i] for i in kept["source"] if "test" in inherited.splits("target", images[i].name, images[i].sha256)
-    }
-    former = f"is, or belongs to, a test image of the target in {inherited.file}"
-    leaks = {i: _shared(names[i], target_files) or (former if names[i] in tested else None) for i in kept["source"]}
-    return kept | {"source": _leave_out(kept["source"], images, sides[1], "leak", leaks)}
-
-
-def _leave_out(
-    positions: list[int], images: list[Image], side: Side, problem: str, reasons: Mapping[int, str | None]
-) -> list[int]:
-    """Those without a reason to be left out; the others are listed with it."""
-    side.rejected += [Rejected(images[i].record.file, problem, why) for i in positions if (why := reasons.get(i))]
-    return [i for i in positions if not reasons.get(i)]
-
-
-def _split(
-    side: Side,
-    positions: list[int],
-    images: list[Image],
-    names: list[str],
-    inherited: Inherited,
-    test_fraction: float,
-    test_fold: Sequence[int],
-    validation_fraction: float,
-    max_images: int,
-    seed: int,
-) -> tuple[list[int], Splits]:
-    """Apply cap and split; returns the images kept, sorted by file, and the split of each group."""
-    official = {i for i in positions if side.role == "target" and images[i].record.official == "test"}
-    if official and test_fold:
-        raise RadtransferError(f"test_fold: {side.title} has a test set of its publisher's; leave test_fold out")
-    held = {names[i] for i in official}
-    mixed = "same leakage group as an image of the official test set"
-    reasons = {i: mixed for i in positions if names[i] in held and i not in official}
-    was = {i: _was(images[i], inherited) for i in positions}
-    before: dict[str, set[str]] = {}
-    for i in positions:
-        before.setdefault(names[i], set()).update(was[i])
-    held |= {group for group, its in before.items() if "test" in its}
-    merged = f"was in another split in {inherited.file} than a test image whose leakage group it is in now"
-    reasons |= {i: merged for i in positions if names[i] in held and was[i] - {"test"} and i not in official}
-    if inherited.file:
-        side.notes += _inheritance(inherited, was, before)
-    positions = _leave_out(positions, images, side, "leak", reasons)
-    if max_images:
-        strata = [images[i].record.label + 2 * (i in official) for i in positions]
-        kept = split.keep_at_most([names[i] for i in positions], strata, max_images, seed)
-        capped = {i: "left out by max_images" for i in positions if names[i] not in kept}
-        positions = _leave_out(positions, images, side, "", capped)
-    fixed = {group: "train" if "train" in its else "validation" for group, its in before.items() if its}
-    set_apart = bool(official)
-    if test_fold and side.role == "target":
-        number, of = test_fold
-        labels = [images[i].record.label for i in positions]
-        held = split.fold([names[i] for i in positions], labels, number, of, seed)
-        side.notes.append(f"the test images are fold {number} of {of}")
-        validation_fraction /= 1 - 1 / of
-        set_apart = True
-    fixed |= dict.fromkeys(held, "test")
-    fractions = {"train": 1 - validation_fraction, "validation": validation_fraction}
-    free = positions
-    if set_apart:
-        free = [i for i in positions if names[i] not in held]
-    elif side.role == "target":
-        fractions |= {"train": 1 - validation_fraction - test_fraction, "test": test_fraction}
-    dealt = split.assign([names[i] for i in free], [images[i].record.label for i in free], fractions, seed, fixed)
-    splits = Splits(dealt | dict.fromkeys(held, "test"))
-    split.check_classes(
-        [images[i].record.label for i in positions],
-        [splits[names[i]] for i in positions],
-        list(fractions | ({"test": 0.0} if set_apart else {})),
-        side.dataset.classes,
-        side.title,
-    )
-    return sorted(positions, key=lambda i: images[i].record.file), splits
-
-
-def _budgeted(
-    side: Side,
-    positions: list[int],
-    images: list[Image],
-    names: list[str],
-    dealt: Mapping[str, Splits],
-    fraction: float,
-    seed: int,
-) -> Splits:
-    """The target's splits when the labels of only a fraction of its train and validation images are used."""
-    splits = dealt[side.role]
-    if not 0 < fraction <= 1:
-        raise RadtransferError(f"label_fraction: {fraction:g} is out of range; expected above 0, 1 at most")
-    if fraction == 1:
-        return splits
-    groups, labels = [names[i] for i in positions], [images[i].record.label for i in positions]
-    left_out = split.unused(groups, labels, splits.by_group, fraction, seed, side.title)
-    without = sum(group in left_out for group in groups)
-    known = sum(splits[group] != "test" for group in groups)
-    side.notes.append(
-        f"label_fraction {fraction:g}: the labels of {known - without} of {known} train and validation images are "
-        f"used; nothing learns from the other {without}, in the split {split.UNUSED}"
-    )
-    return Splits({**splits.by_group, **dict.fromkeys(left_out, split.UNUSED)})
-
-
-def _inheritance(inherited: Inherited, was: Mapping[int, set[str]], before: Mapping[str, set[str]]) -> list[str]:
-    """What a reader should know of the splits that were kept."""
-    known = sum(1 for its in was.values() if its)
-    notes = [f"{known} images keep the split that they had in {inherited.file}; {len(was) - known} are new"]
-    joined = sum(1 for its in before.values() if len(its) > 1)
-    if joined:
-        notes.append(
-            f"{joined} leakage groups join images of several splits of {inherited.file}: test where one of them was, "
-            "without the former training and validation images, which are listed as rejected; else train"
-        )
-    return notes
-
-
-def manifest_row(image: Image, side: Side, group: str, where: str) -> dict[str, Any]:
-    """The row of an image in the manifest of a side, by its leakage group and its split."""
-    record, box = image.record, image.box
-    width, height = box.width, box.height
-    boxes = [box.box(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in record.boxes]
-    return {
-        "image_id": image.name,
-        "label": record.label,
-        "label_name": side.dataset.classes[record.label],
-        "body_part": "+".join(record.parts) if side.role == "source" else side.part,
-        "patient_id": record.patient_id,
-        "study_id": record.study_id,
-        "group_id": group,
-        "split": where,
-        "boxes": [[x0, y0, x1, y1] for x0, y0, x1, y1 in boxes if x0 < x1 and y0 < y1],
-        "source_file": image.name,
-        "sha256": image.sha256,
-        "flags": sorted(image.flags),
-        "attributes": list(record.attributes),
-        "width": width,
-        "height": height,
-        "shown": [box.x0, box.y0, box.x1, box.y1],
-    }

@@ -58,10 +58,10 @@ for turn in range(int(first), int(last)):
     mark = f"{writer}-{turn}"
     bundle = tiny_bundle(folder / f"{mark}-{time.time_ns()}", mark, configuration={"mark": mark})
     number = again(lambda: enter(Registry.open(where, write=True), bundle, [])[0].number)
-    print("entered", turn, number, flush=True)
+    print(f"entered {turn} {number}\\n", end="", flush=True)  # in one piece, also where output is not buffered
     if turn % 5 == 4:
         again(lambda: promote(Registry.open(where), "tiny", number, why=mark))
-        print("promoted", turn, number, flush=True)
+        print(f"promoted {turn} {number}\\n", end="", flush=True)
 """
 
 

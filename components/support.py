@@ -36,7 +36,7 @@ def label(step: str, *parts: str) -> str:
 
 
 @contextmanager
-def task(step: str, *parts: str, code_version: str, **outputs: str) -> Iterator[Callable[..., None]]:
+def task(step: str, *parts: str, code_version: str, **outputs: str) -> Iterator[Callable[..., Any]]:
     """Run one step and say how it went.
 
     Args:
@@ -46,7 +46,7 @@ def task(step: str, *parts: str, code_version: str, **outputs: str) -> Iterator[
         outputs: name and path of the artifacts that the step makes.
 
     Yields:
-        ``call(function, **keywords)``, which calls the library and times it (imports apart).
+        ``call(function, **keywords)``, which calls the library, times it (imports apart) and gives what it gives.
 
     Raises:
         SystemExit: code 2 when the step raised :class:`RadtransferError` (its message is on standard error),
@@ -61,12 +61,12 @@ def task(step: str, *parts: str, code_version: str, **outputs: str) -> Iterator[
     started, entered = _process_started(), time.time()
     inside: list[float] = []
 
-    def call(function: Callable[..., None], **keywords: Any) -> None:
+    def call(function: Callable[..., Any], **keywords: Any) -> Any:
         gc.freeze()
         gc.enable()
         inside.append(time.time())
         try:
-            function(**keywords)
+            return function(**keywords)
         finally:
             inside.append(time.time())
 

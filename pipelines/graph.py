@@ -1,4 +1,4 @@
-"""The graph that both pipelines share.
+"""The graph that all pipelines share.
 
 ``preflight``, ``preprocess``; for each transfer-learning source a loop over the backbones with (``pretrain`` and)
 ``finetune``, then ``extract``, ``fuse`` and ``classify``; on all of it ``stress``, ``evaluate``, ``explain``,
@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_origin
 
 from kfp import dsl
@@ -52,14 +52,20 @@ SUBMISSION = {
 }
 
 
-def parameters(defaults: Mapping[str, Any], target: Target) -> dict[str, tuple[type, Any, str]]:
-    """Type, default and description of every parameter: the configuration's, the submission's, the cluster's.
+Known = dict[str, tuple[type, Any, str]]
+"""Type, default and description of parameters."""
+Graph = Callable[[Mapping[str, Any], str, str, Target], object]
+"""What makes the tasks: of the parameters, the name of the pipeline, the image and where it is to run."""
+
+
+def parameters(defaults: Mapping[str, Any], target: Target) -> Known:
+    """Every parameter of a run: the configuration's, the submission's, the cluster's.
 
     Args:
         defaults: values that replace those of :class:`RunConfig`, or stand where it has none.
         target: where the pipeline is to run.
     """
-    found: dict[str, tuple[type, Any, str]] = {}
+    found: Known = {}
     for name, field in RunConfig.model_fields.items():
         if name not in NOT_PARAMETERS:
             default = defaults[name] if name in defaults else field.get_default()
@@ -68,43 +74,29 @@ def parameters(defaults: Mapping[str, Any], target: Target) -> dict[str, tuple[t
     return found | SUBMISSION | (PARAMETERS if target == "cluster" else {})
 
 
-def build(
-    pipeline: str,
-    description: str,
-    defaults: Mapping[str, Any],
-    *,
-    image: str = IMAGE,
-    target: Target = "cluster",
-) -> BaseComponent:
-    """Make a KFP pipeline.
+def configured(p: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
+    """The arguments by which a component gets the whole configuration."""
+    # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
+    nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
+    nested += ("classifier_grid", "external", "corruptions")
+    apart = (*nested, "classifiers")
+    scalars = [name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in apart]
+    config = {name: p[name] for name in scalars} | {"pipeline": pipeline}
+    return {"config": config, "tried": p["classifiers"], **{name: p[name] for name in nested}}
+
+
+def run_graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> tuple[dict[str, Any], Any]:
+    """The tasks of a run.
 
     Args:
-        pipeline: name, one of those :class:`RunConfig` knows.
-        description: what it is for, shown in the KFP UI.
-        defaults: see :func:`parameters`.
-        image: image of all tasks.
-        target: where it is to run.
+        p: the parameters, by name.
+        pipeline: what its configuration calls it.
+        image, target: as of :func:`build`.
+
+    Returns:
+        The artifacts that a task after it may take, ``target_store`` and ``bundle``; and the last of the tasks.
     """
-    known = parameters(defaults, target)
 
-    def graph(*channels: Any) -> None:
-        _graph(dict(zip(known, channels, strict=True)), pipeline, image, target)
-
-    # KFP reads a function's signature and docstring: give it one entry for each parameter, so that the
-    # configuration stays the only place that lists them.
-    graph.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind, default=default)
-            for name, (kind, default, _) in known.items()
-        ]
-    )
-    graph.__doc__ = f"{description}\n\nArgs:\n" + "\n".join(
-        f"    {name}: {text}" for name, (_, _, text) in known.items()
-    )
-    return dsl.pipeline(graph, name=pipeline.replace("_", "-"), description=description)
-
-
-def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> None:
     def take(*names: str, **more: Any) -> dict[str, Any]:
         return {name: p[name] for name in names} | more | {"code_version": p["code_version"]}
 
@@ -118,16 +110,8 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     data += ["data_version"]
     recipe = ["batch_size", "learning_rate", "weight_decay", "layer_decay", "freeze_epochs", "patience", "input_size"]
     recipe += ["weights_mirror", "mirror", "seed", "threads", "precision", "checkpoints", "checkpoint_minutes"]
-    # None of these can stand inside a dictionary: kfp.local 2.17 puts them there without regard to JSON's quotes.
-    nested = ("backbones", "source_parts", "target_table", "source_table", "on_problem", "ct_window", "test_fold")
-    nested += ("classifier_grid", "external", "corruptions")
-    scalars = [
-        name for name in RunConfig.model_fields if name not in NOT_PARAMETERS and name not in (*nested, "classifiers")
-    ]
-    config = {name: p[name] for name in scalars} | {"pipeline": pipeline}
-    looked = preflight.preflight(
-        config=config, tried=p["classifiers"], package_version=__version__, **take("data_root", "registry", *nested)
-    )
+    config = configured(p, pipeline)
+    looked = preflight.preflight(package_version=__version__, **config, **take("data_root", "registry"))
     first = preprocess.preprocess(**take(*data))
     first.after(placed(looked, "preflight"))  # and all others take what it gives
     stores = placed(first, "preprocess")
@@ -207,26 +191,24 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     )
     explanations = placed(explained, "explain").outputs["explanations"]
     packed = register.register(
-        config=config,
         pretrained=dsl.Collected(related.outputs["model"]),
+        **config,
         **shared,
         **collected(),
         **classifiers,
-        tried=p["classifiers"],
-        **take("name", "registry", *nested),
+        **take("name", "registry"),
     )
     packed.after(explained)
     bundle = placed(packed, "register").outputs["bundle"]
     written = report.report(
-        config=config,
         source_store=source_store,
         explanations=explanations,
         bundle=bundle,
         pretrained=dsl.Collected(related.outputs["model"]),
+        **config,
         **shared,
         **collected(),
-        tried=p["classifiers"],
-        **take(*nested),
+        **take(),
     )
     placed(written, "report")
     elsewhere = external.external(
@@ -237,3 +219,44 @@ def _graph(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     )
     elsewhere.after(written)  # where no image is left that the run has not seen, all else is there
     placed(elsewhere, "external")
+    return {"target_store": target_store, "bundle": bundle}, elsewhere
+
+
+def build(
+    pipeline: str,
+    description: str,
+    defaults: Mapping[str, Any],
+    *,
+    image: str = IMAGE,
+    target: Target = "cluster",
+    tasks: Graph = run_graph,
+    more: Known | None = None,
+) -> BaseComponent:
+    """Make a KFP pipeline.
+
+    Args:
+        pipeline: its name.
+        description: what it is for, shown in the KFP UI.
+        defaults: see :func:`parameters`.
+        image: image of all tasks.
+        target: where it is to run.
+        tasks: what makes its tasks.
+        more: parameters that it has beside those of :func:`parameters`.
+    """
+    known = parameters(defaults, target) | (more or {})
+
+    def graph(*channels: Any) -> None:
+        tasks(dict(zip(known, channels, strict=True)), pipeline, image, target)
+
+    # KFP reads a function's signature and docstring: give it one entry for each parameter, so that the
+    # configuration stays the only place that lists them.
+    graph.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind, default=default)
+            for name, (kind, default, _) in known.items()
+        ]
+    )
+    graph.__doc__ = f"{description}\n\nArgs:\n" + "\n".join(
+        f"    {name}: {text}" for name, (_, _, text) in known.items()
+    )
+    return dsl.pipeline(graph, name=pipeline.replace("_", "-"), description=description)

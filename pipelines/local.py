@@ -30,6 +30,7 @@ from radtransfer.errors import RadtransferError
 from radtransfer.progress import console
 from radtransfer.provenance import code_version
 from radtransfer.registry.places import at
+from radtransfer.registry.references import Reference
 from radtransfer.registry.references import located as referred
 from radtransfer.registry.versions import PRETRAINED, Registry
 from radtransfer_pipelines import NOT_PARAMETERS, outfolder
@@ -39,6 +40,7 @@ from radtransfer_pipelines.watch import Watch
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "skops", "numpy", "pandas")
 PACKAGES += ("pillow", "opencv-python-headless", "pydicom", "imagecodecs")
 SERIAL_TASKS = 17  # preflight, preprocess, 3 times extract, fuse and classify, and one of each other step
+RETRAIN_TASKS = 2  # resolve and gate
 LAST_WORDS_SECONDS = 20
 TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 
@@ -51,6 +53,7 @@ def run_local(
     registry: str = "",
     dry_run: bool = False,
     takes_up: Path | None = None,
+    rules: Mapping[str, float] | None = None,
 ) -> Path | None:
     """Run a pipeline under ``kfp.local`` and leave its results in ``out``.
 
@@ -66,6 +69,7 @@ def run_local(
         takes_up: folder ``pretrained`` of a run beside this one, which pre-trained the models that this run would
             pre-train. Unlike ``pretrained_models`` it is no part of the configuration, with which this run could be
             made alone.
+        rules: margin and floor of the gate; given, the pipeline is ``retrain``, which leaves a ``decision`` too.
 
     Returns:
         Path of the report; None of a dry run.
@@ -75,11 +79,17 @@ def run_local(
             task failed.
     """
     with located(data_root, (config.target_path, config.source_path)) as place:
-        return _run(config, place, out.absolute(), registry, dry_run, takes_up)
+        return _run(config, place, out.absolute(), registry, dry_run, takes_up, rules or {})
 
 
 def _run(
-    config: RunConfig, place: Located, out: Path, registry: str, dry_run: bool, takes_up: Path | None
+    config: RunConfig,
+    place: Located,
+    out: Path,
+    registry: str,
+    dry_run: bool,
+    takes_up: Path | None,
+    rules: Mapping[str, float],
 ) -> Path | None:
     started = time.time()
     for name in (config.target_path, config.source_path, *([config.external["path"]] if config.external else [])):
@@ -88,7 +98,7 @@ def _run(
                 f"--out {out}: lies inside the data set {name!r}, which the results would change; name a folder "
                 "outside of it"
             )
-    request, images = requested(config, place, registry, takes_up)
+    request, images = requested(config, place, registry, takes_up, rules)
     resumed = outfolder.claim(out, request)
     if not resumed or dry_run:
         # In a process of its own: it needs PyTorch, which would stay in memory for the whole run.
@@ -98,10 +108,15 @@ def _run(
     if registry:
         Registry.open(registry, write=True)  # now rather than when all is computed
     with outfolder.locked(out, request) as work:
-        watch = Watch(work, SERIAL_TASKS + TASKS_PER_BACKBONE * len(config.backbones))
+        serial = SERIAL_TASKS + (RETRAIN_TASKS if rules else 0)
+        watch = Watch(work, serial + TASKS_PER_BACKBONE * len(config.backbones))
         begun = time.time()
         _execute(work, out / "run.log", config.threads, watch)
         ended = time.time()
+        if rules and not any(event["step"] == "gate" for event in watch.ends.values()):
+            raise RadtransferError(
+                f"{registry}: a model that this run would make again was decided on while it began; start it again"
+            )
         outfolder.collect(out, watch.ends)
         chosen = config.model_dump(mode="json")
         (out / "config.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False), encoding="utf-8")
@@ -173,7 +188,11 @@ def _covered(intervals: list[list[float]], begun: float, ended: float) -> float:
 
 
 def requested(
-    config: RunConfig, place: Located, registry: str, takes_up: Path | None = None
+    config: RunConfig,
+    place: Located,
+    registry: str,
+    takes_up: Path | None = None,
+    rules: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, Any], list[int]]:
     """All that a run depends on, and how many images it has of target and source; none is opened."""
     from radtransfer.preprocess.inherit import Inherited
@@ -200,7 +219,8 @@ def requested(
     identity = {key: value for key, value in settings.items() if key != "budget_minutes"} | submission
     if config.previous_splits:
         Inherited.read(place.root, config.previous_splits)
-        identity["previous_splits_sha256"] = file_sha256(place.root / config.previous_splits)
+        if Reference.parse(config.previous_splits) is None:  # a version never changes
+            identity["previous_splits_sha256"] = file_sha256(place.root / config.previous_splits)
     if takes_up:
         arguments["pretrained_models"] = str(takes_up)
     if arguments["pretrained_models"]:
@@ -208,7 +228,12 @@ def requested(
         with referred(arguments["pretrained_models"], PRETRAINED) as folder:
             models = {name: find(folder, name, *pretraining, boxes=config.pretrain_boxes) for name in config.backbones}
         identity["pretrained_digests"] = {name: model.digest for name, model in models.items()}
-    request = {"pipeline": config.pipeline, "arguments": arguments | submission, "identity": identity}
+    given = dict(rules or {})
+    request = {
+        "pipeline": "retrain" if rules else config.pipeline,
+        "arguments": arguments | submission | given,
+        "identity": identity | given,
+    }
     return request, [min(len(side.records), config.max_images or len(side.records)) for side in sides]
 
 

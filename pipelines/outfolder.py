@@ -92,6 +92,8 @@ def collect(out: Path, ends: Mapping[str, Mapping[str, Any]]) -> None:
         "bundle": made["bundle"],
         "logs": out / WORK / "logs",
     }
+    if "decision" in made:  # of a retraining
+        take["decision"] = made["decision"]
     if (made["unseen"] / "metrics.json").is_file():  # where a run was asked to
         take["external"] = made["unseen"]
     for event in ends.values():

@@ -51,6 +51,7 @@ class Resources:
 
 _TRAINING = Resources(4, 8, 30, gpu=True, volume=True, storage=True)
 RESOURCES: dict[str, Resources] = {
+    "resolve": Resources(1, 2, 5, cached="nowhere", volume=True, storage=True),
     "preflight": Resources(1, 4, 10, cached="nowhere", volume=True, pseudonyms=True, storage=True, names_image=True),
     "preprocess": Resources(2, 4, 50, retries=2, cached="locally", volume=True, pseudonyms=True, storage=True),
     "pretrain": _TRAINING,
@@ -64,6 +65,7 @@ RESOURCES: dict[str, Resources] = {
     "explain": Resources(2, 4, 30),
     "register": Resources(1, 2, 30, retries=2, volume=True, storage=True, names_image=True),
     "report": Resources(1, 2, 30),
+    "gate": Resources(2, 4, 30, retries=2, cached="nowhere", volume=True, storage=True, names_image=True),
 }
 DISK = "radtransfer/ephemeral-storage"
 """Annotation of a pod: what it asks for by :attr:`Resources.disk`."""

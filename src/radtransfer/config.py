@@ -199,8 +199,8 @@ class RunConfig(BaseModel):
     )
     previous_splits: str = Field(
         default="",
-        description="splits.csv that an earlier run left, relative to the data root: images that it names keep their "
-        "splits; empty: all are dealt anew",
+        description="splits.csv that an earlier run left, relative to the data root, or REGISTRY#NAME@NUMBER of its "
+        "model: images that it names keep their splits; empty: all are dealt anew",
     )
     max_images: int = Field(default=0, ge=0, description="cap on the images of each store; 0: none (for quick trials)")
 
@@ -359,14 +359,14 @@ class RunConfig(BaseModel):
             address(place)
         return place
 
-    @field_validator("pretrained_models")
+    @field_validator("pretrained_models", "previous_splits")
     @classmethod
-    def _numbered(cls, models: str) -> str:
+    def _numbered(cls, named: str) -> str:
         with _told():
-            reference = Reference.parse(models) if models else None
+            reference = Reference.parse(named) if named else None
         if reference is not None and not isinstance(reference.version, int):
-            raise ValueError(f"{models!r}: expected the number of a version, which means the same models tomorrow")
-        return models
+            raise ValueError(f"{named!r}: expected the number of a version, which means the same tomorrow")
+        return named
 
     @field_validator("ct_window")
     @classmethod

@@ -81,6 +81,9 @@ def _checks(config: RunConfig, data_root: str, registry: str) -> list[Check]:
         checks.append(partial(_stored, "registry", registry, partial(Registry.open, registry, write=True)))
     if config.pretrained_models:
         checks.append(partial(_stored, "pretrained_models", config.pretrained_models, partial(_pretrained, config)))
+    splits = Reference.parse(config.previous_splits) if config.previous_splits else None
+    if splits is not None:
+        checks.append(partial(_stored, "previous_splits", config.previous_splits, splits.find))
     if os.environ.get(VARIABLE):
         checks.append(partial(Pseudonyms.from_environment, VARIABLE))
     return checks

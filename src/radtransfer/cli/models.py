@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from radtransfer.cli.options import Threads
+from radtransfer.cli.options import Floor, Margin, Threads
 from radtransfer.errors import RadtransferError
 
 app = typer.Typer(no_args_is_help=True, help="Versions of models in a registry, and which of them is champion.")
@@ -182,12 +182,8 @@ def gate(
     test_store: Annotated[
         Path, typer.Option(help="Image store of the target, of the newest data; its test split is the test set.")
     ],
-    margin: Annotated[
-        float, typer.Option(min=0, max=0.2, help="AUROC that a better calibrated challenger may lack.")
-    ] = 0.02,
-    floor: Annotated[
-        float, typer.Option(min=0.5, max=0.99, help="AUROC that a first model must clear by its 95 % interval.")
-    ] = 0.6,
+    margin: Margin = 0.02,
+    floor: Floor = 0.6,
     threads: Threads = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for decision.json; it must not exist yet.")] = None,
 ) -> None:

@@ -21,6 +21,12 @@ Pretrained = Annotated[list[Path], typer.Option(help="Pre-trained model; once fo
 RegistryOrNone = Annotated[
     str, typer.Option("--registry", help="Model registry to enter the model into: folder, or s3://BUCKET/PREFIX.")
 ]
+Margin = Annotated[
+    float, typer.Option(min=0, max=0.2, help="AUROC that a better calibrated challenger may lack against the champion.")
+]
+Floor = Annotated[
+    float, typer.Option(min=0.5, max=0.99, help="AUROC that a first model must clear by its 95 % interval.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random choices.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 CheckpointsAt = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from radtransfer import __version__
-from radtransfer.cli.options import DATA_ROOT, DataRoot, Out, RegistryOrNone, Seed, Threads
+from radtransfer.cli.options import DATA_ROOT, DataRoot, Floor, Margin, Out, RegistryOrNone, Seed, Threads
 from radtransfer.errors import RadtransferError
 
 Config = Annotated[Path, typer.Option(help="YAML file; see configs/.")]
@@ -74,6 +74,39 @@ def run(
     from radtransfer_pipelines.local import run_local
 
     run_local(load(config, set_ or []), data_root=data_root, out=out, registry=registry, dry_run=dry_run)
+
+
+@app.command()
+def retrain(
+    config: Config,
+    data_root: DataRoot,
+    registry: Annotated[
+        str,
+        typer.Option(
+            envvar="RADTRANSFER_REGISTRY", help="Registry of the models so far: a folder, or s3://BUCKET/PREFIX."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an unfinished run.")],
+    set_: Overrides = None,
+    margin: Margin = 0.02,
+    floor: Floor = 0.6,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and about how long it takes, and do nothing.")
+    ] = False,
+) -> None:
+    """Train anew if data, code or configuration changed, and make the model champion if it is shown to be better.
+
+    Exit code 0: promoted, or unchanged, and then nothing is written; 1: the gate declined it; 2: an error.
+    """
+    from radtransfer.config import load
+    from radtransfer_pipelines.retraining import retrain as step
+
+    rules = {"margin": margin, "floor": floor}
+    outcome = step(
+        load(config, set_ or []), data_root=data_root, out=out, registry=registry, rules=rules, dry_run=dry_run
+    )
+    if outcome == "declined":
+        raise typer.Exit(1)
 
 
 @app.command()

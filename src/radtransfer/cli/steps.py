@@ -78,7 +78,10 @@ def preprocess(
     ] = False,
     previous_splits: Annotated[
         str,
-        typer.Option(help="splits.csv of an earlier run, relative to the data root, whose images keep their splits."),
+        typer.Option(
+            help="splits.csv of an earlier run, relative to the data root, or REGISTRY#NAME@VERSION of its model; "
+            "its images keep their splits."
+        ),
     ] = "",
     on_problem: Annotated[
         list[str] | None,

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from radtransfer.artifacts import read_json, staged, write_json
 from radtransfer.cache import CHECKPOINTS, DATA, DECODED, VARIABLE, cache, held, locked, remove
@@ -105,7 +105,19 @@ def located(data_root: str | Path, folders: Iterable[str]) -> Iterator[Located]:
         root = cast("S3Root | DvcRoot", parse(pinned))
 
 
-def resolve(data_root: str | Path, folders: Iterable[str]) -> str:
+class Named(NamedTuple):
+    """The content that a data root has now.
+
+    Attributes:
+        pinned: what names just this content; of a folder its absolute path.
+        digest: as in :attr:`Located.data`; empty: of a folder, which has none.
+    """
+
+    pinned: str
+    digest: str
+
+
+def resolve(data_root: str | Path, folders: Iterable[str]) -> Named:
     """What names just the content that a data root has now; data sets are listed and not fetched.
 
     Args:
@@ -121,13 +133,14 @@ def resolve(data_root: str | Path, folders: Iterable[str]) -> str:
             if not (place.is_dir() and any(place.iterdir())):
                 what = "is empty" if place.is_dir() else "is no folder"
                 raise RadtransferError(f"{place}: {what}, a data set is expected there; put it there, or set its path")
-        return str(root)
+        return Named(str(root), "")
     wanted = sorted({clean(folder, f"data set folder {folder!r}") for folder in folders})
     pin = root.pin if isinstance(root, S3Root) else root.revision
-    if _PIN.fullmatch(pin) and _complete(cache() / DATA / _name(root.pinned(pin), wanted)):
-        return root.pinned(pin)
-    with _listed(root, wanted) as (pinned, _):
-        return pinned
+    place = cache() / DATA / _name(root.pinned(pin), wanted)
+    if _PIN.fullmatch(pin) and _complete(place):
+        return Named(root.pinned(pin), read_json(place.with_suffix(".json"))["digest"])
+    with _listed(root, wanted) as (pinned, files):
+        return Named(pinned, _digest(files))
 
 
 @contextmanager

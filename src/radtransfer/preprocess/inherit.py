@@ -11,6 +11,8 @@ from typing import Any
 from radtransfer.datasets.rows import read_rows
 from radtransfer.errors import RadtransferError, near
 from radtransfer.preprocess.split import DEALT, UNUSED
+from radtransfer.registry.references import Reference, located
+from radtransfer.registry.versions import BUNDLE
 
 FILE = "splits.csv"
 COLUMNS = ("role", "image_id", "sha256", "split")
@@ -43,41 +45,47 @@ class Inherited:
 
         Args:
             data_root: folder of the data sets.
-            file: the table, relative to it; empty: nothing is inherited.
+            file: the table, relative to it; or ``REGISTRY#NAME@VERSION`` of a bundle, which keeps its own; empty:
+                nothing is inherited.
 
         Raises:
-            RadtransferError: missing, outside the data root, or a row that is not as it was written.
+            RadtransferError: missing, outside the data root, or a row that is not as it was written; or no such
+                version, or a damaged one.
         """
         if not file:
             return cls()
+        if Reference.parse(file) is not None:
+            with located(file, BUNDLE) as bundle:
+                return cls(file, _known(bundle / FILE))
         path = Path(data_root) / file
         if not path.resolve().is_relative_to(Path(data_root).resolve()):
             raise RadtransferError(f"previous_splits: {file!r} lies outside the data root {data_root}; move it inside")
-        if not path.is_file():
-            raise RadtransferError(f"previous_splits: {path}: no such file; it is {FILE} of an earlier run")
-        known: dict[tuple[str, str], str] = {}
-        for row in read_rows(path, COLUMNS, optional=(DEALT_TO,)):
-            role, name, sha256, split = (row.cells[column] for column in COLUMNS)
-            if split == UNUSED:
-                split = row.cells.get(DEALT_TO, "")
-            for value, allowed in ((role, ROLES), (split, DEALT)):
-                if value not in allowed:
-                    raise RadtransferError(
-                        f"{path}, {row.name}: {value!r} is not expected here; {near(value, allowed)}"
-                    )
-            if (role, split) == ("source", "test"):
-                raise RadtransferError(f"{path}, {row.name}: a source image in the test split, which a source has not")
-            for key in (name, sha256):
-                if not key or known.setdefault((role, key), split) != split:
-                    reason = f"is in {split} and in {known[role, key]}" if key else "has no name or no sha256"
-                    raise RadtransferError(
-                        f"{path}, {row.name}: image {name!r} {reason}; get the file of that run again"
-                    )
-        return cls(file, known)
+        return cls(file, _known(path))
 
     def splits(self, role: str, name: str, sha256: str) -> set[str]:
         """Where an image was: nowhere, in one split, or, where name and file say so, in two."""
         return {self.known[role, key] for key in (name, sha256) if (role, key) in self.known}
+
+
+def _known(path: Path) -> dict[tuple[str, str], str]:
+    """Split by role and name, and by role and sha256, as a table says it."""
+    if not path.is_file():
+        raise RadtransferError(f"previous_splits: {path}: no such file; it is {FILE} of an earlier run")
+    known: dict[tuple[str, str], str] = {}
+    for row in read_rows(path, COLUMNS, optional=(DEALT_TO,)):
+        role, name, sha256, split = (row.cells[column] for column in COLUMNS)
+        if split == UNUSED:
+            split = row.cells.get(DEALT_TO, "")
+        for value, allowed in ((role, ROLES), (split, DEALT)):
+            if value not in allowed:
+                raise RadtransferError(f"{path}, {row.name}: {value!r} is not expected here; {near(value, allowed)}")
+        if (role, split) == ("source", "test"):
+            raise RadtransferError(f"{path}, {row.name}: a source image in the test split, which a source has not")
+        for key in (name, sha256):
+            if not key or known.setdefault((role, key), split) != split:
+                reason = f"is in {split} and in {known[role, key]}" if key else "has no name or no sha256"
+                raise RadtransferError(f"{path}, {row.name}: image {name!r} {reason}; get the file of that run again")
+    return known
 
 
 def write(folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]], left_out: Iterable[Mapping[str, str]]) -> None:

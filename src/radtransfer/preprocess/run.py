@@ -72,11 +72,12 @@ def preprocess(
         target_out, source_out: where the stores shall lie.
         target_table, source_table: columns of their tables, for the layout ``table``; see
             :class:`radtransfer.config.TableColumns`.
-        previous_splits: ``splits.csv`` of an earlier revision, relative to ``data_root``; empty: none. Its images keep
-            their splits, and new ones in their groups share them. Where a group now joins images of several splits, it
-            is test if one of them was, and its former training and validation images are left out; else it is train.
-            A former source image trains when it comes into the target, and no group with a former test image of the
-            target is in the source.
+        previous_splits: ``splits.csv`` of an earlier revision, relative to ``data_root``, or
+            ``REGISTRY#NAME@VERSION`` of a bundle made of it; empty: none. Its images keep their splits, and new ones
+            in their groups share them. Where a group now joins images of several splits, it is test if one of them
+            was, and its former training and validation images are left out; else it is train. A former source image
+            trains when it comes into the target, and no group with a former test image of the target is in the
+            source.
         test_fold: [number, of], to test on this one (from 1) of so many folds of the target, see
             :func:`radtransfer.preprocess.split.fold`, in place of ``test_fraction``; empty: one split.
         ct_window: [centre, width] in Hounsfield units for CT in DICOM files; empty: the window that each file names.

@@ -19,13 +19,14 @@ shortcut above 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError
 from threadpoolctl import threadpool_limits
 
+from radtransfer.errors import RadtransferError
 from radtransfer.evaluation.compare import Comparison, compare
 from radtransfer.evaluation.intervals import Measured, measure, resample
 from radtransfer.evaluation.metrics import Metric, Scored, check
@@ -58,6 +59,19 @@ class Rules(Document):
     level: float = 0.95
     bootstrap: int = Field(default=2000, ge=1)
     seed: int = 0
+
+    @classmethod
+    def of(cls, *, margin: float, floor: float) -> Self:
+        """The rules with these.
+
+        Raises:
+            RadtransferError: one is out of range.
+        """
+        try:
+            return cls(margin=margin, floor=floor)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RadtransferError(f"{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
 
 
 class Estimate(Document):

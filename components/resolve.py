@@ -1,8 +1,7 @@
 """The component that looks for what changed since the model was last trained."""
 
-from typing import NamedTuple
-
 from kfp import dsl
+from kfp.dsl import OutputPath
 
 from radtransfer_components.support import IMAGE
 
@@ -26,8 +25,12 @@ def resolve(
     margin: float,
     floor: float,
     code_version: str,
-) -> NamedTuple("Resolved", data_root=str, previous_splits=str, changed=bool, why=str):  # type: ignore[valid-type]
+    pinned: OutputPath(str),  # type: ignore[valid-type]
+    splits: OutputPath(str),  # type: ignore[valid-type]
+) -> bool:
     """Pin the newest data, and compare data, code and configuration with the versions of the model."""
+    from pathlib import Path
+
     from radtransfer_components import support
 
     with support.task("resolve", code_version=code_version) as call:
@@ -43,4 +46,6 @@ def resolve(
             ),
         )  # fmt: skip
         print(found.why)
-    return (found.data_root, found.previous_splits, found.changed, found.why)
+        Path(pinned).write_text(found.data_root, encoding="utf-8")
+        Path(splits).write_text(found.previous_splits, encoding="utf-8")
+    return bool(found.changed)  # unnamed: kfp.local 2.17 makes no condition of an output with a name

@@ -36,9 +36,9 @@ def _tasks(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     rules = {name: p[name] for name in ("registry", *RULES, "code_version")}
     looked = resolve.resolve(data_root=p["data_root"], **configured(p, OF_RETRAIN), **rules)
     found = settle(looked, "resolve", image=image, target=target, given=p, looped=False).outputs
-    with dsl.If(found["changed"] == True, name="changed"):  # noqa: E712 - KFP makes a condition of it
-        newest = {name: found[name] for name in ("data_root", "previous_splits")}
-        made, last = run_graph({**p, **newest}, OF_RETRAIN, image, target)
+    with dsl.If(found["Output"] == True, name="changed"):  # noqa: E712 - KFP makes a condition of it
+        newest = {**p, "data_root": found["pinned"], "previous_splits": found["splits"]}
+        made, last = run_graph(newest, OF_RETRAIN, image, target)
         judged = gate.gate(threads=p["threads"], **made, **rules)
         judged.after(last)  # nothing of the run can fail any more
         settle(judged, "gate", image=image, target=target, given=p, looped=False)

@@ -17,7 +17,9 @@ CLI = [sys.executable, "-c", "from radtransfer.cli import main; main()"]
 
 
 class FakeRun:
-    """One `radtransfer run` in a folder of its own, on two made-up data sets."""
+    """One `radtransfer run` (or another command) in a folder of its own, on two made-up data sets."""
+
+    command = "run"
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out, self.calls_file = folder, folder / "out", folder / "calls"
@@ -43,7 +45,7 @@ class FakeRun:
     def start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
         command = [
             *CLI,
-            "run",
+            self.command,
             "--config",
             str(self.config),
             "--data-root",

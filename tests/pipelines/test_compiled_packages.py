@@ -16,15 +16,24 @@ from radtransfer.config import RunConfig
 from radtransfer.configfile import validate
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.errors import RadtransferError
+from radtransfer.registry.weigh import Rules
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS, PIPELINES
+from radtransfer_pipelines import OF_RETRAIN as OF
 from radtransfer_pipelines.compile import compile_all
 from radtransfer_pipelines.resources import DISK, PARAMETERS, RESOURCES
+from radtransfer_pipelines.retrain import RULES
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 NAMES = sorted(PIPELINES)
 READERS = {"preprocess", "external"}
 """Steps that read data sets, and must look at them anew each time."""
+OF_RETRAIN = {"resolve", "gate"}
+"""Steps that the pipeline ``retrain`` has beside those of a run, before them and after."""
+
+
+def retrains(package: dict[str, Any]) -> bool:
+    return bool(package["pipelineInfo"]["name"] == "retrain")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -83,10 +92,13 @@ def test_parameters_are_those_of_a_configuration_with_defaults_and_descriptions(
     parameters = package["root"]["inputDefinitions"]["parameters"]
     settings = set(RunConfig.model_fields) - set(NOT_PARAMETERS)
     submission = {"data_root", "data_version", "code_version", "registry"}
-    assert set(parameters) == settings | submission | set(PARAMETERS)
+    gate = set(RULES) if retrains(package) else set()
+    assert set(parameters) == settings | submission | set(PARAMETERS) | gate
+    assert {name: parameters[name]["defaultValue"] for name in gate} == {name: getattr(Rules(), name) for name in gate}
     assert all(len(parameter["description"]) > 10 and "defaultValue" in parameter for parameter in parameters.values())
     defaults = {name: parameters[name]["defaultValue"] for name in settings}
-    config = validate(defaults | {"pipeline": package["pipelineInfo"]["name"].replace("-", "_")}, "package")
+    name = OF if retrains(package) else package["pipelineInfo"]["name"].replace("-", "_")
+    config = validate(defaults | {"pipeline": name}, "package")
     assert parameters["image_size"] == {
         "defaultValue": float(config.image_size),
         "description": RunConfig.model_fields["image_size"].description,
@@ -103,12 +115,13 @@ def test_table_of_resources_covers_all_tasks_and_reaches_them(
     package: dict[str, Any], settings: dict[str, dict[str, Any]]
 ) -> None:
     found = executors(package)
-    assert {step_of(name) for name in found} == set(RESOURCES) and set(found) == set(settings)
+    steps = set(RESOURCES) - (set() if retrains(package) else OF_RETRAIN)
+    assert {step_of(name) for name in found} == steps and set(found) == set(settings)
     for name, container in found.items():
         need, its = RESOURCES[step_of(name)], container["resources"]
         assert container["image"] == IMAGE
         told = {each["name"]: each["value"] for each in container.get("env", [])}
-        assert told == ({"RADTRANSFER_IMAGE": IMAGE} if step_of(name) in {"preflight", "register"} else {})
+        assert told == ({"RADTRANSFER_IMAGE": IMAGE} if step_of(name) in {"preflight", "register", "gate"} else {})
         cpu = standing(package, "training_cpu", str(need.cpu)) if need.gpu else str(need.cpu)
         assert its["resourceCpuLimit"] == its["resourceCpuRequest"] == cpu
         memory = standing(package, "training_memory", f"{need.memory}Gi") if need.gpu else f"{need.memory}Gi"
@@ -117,7 +130,7 @@ def test_table_of_resources_covers_all_tasks_and_reaches_them(
         assert settings[name]["securityContext"] == {"runAsNonRoot": True}
         task = tasks(package)[name]
         # A recurring run must look at the data anew; KFP writes {} for a task that is not cached.
-        anew = READERS | {"preflight"}
+        anew = READERS | OF_RETRAIN | {"preflight"}
         assert task["cachingOptions"] == ({} if step_of(name) in anew else {"enableCache": True})
         looped = step_of(name) in {"pretrain", "finetune", "extract"}
         assert ("retryPolicy" in task) == (need.retries > 0 and not looped)
@@ -183,6 +196,13 @@ def test_no_task_installs_anything_and_each_takes_the_code_version(package: dict
 
 def test_every_task_waits_for_preflight(package: dict[str, Any]) -> None:
     graph = package["root"]["dag"]["tasks"]
+    if retrains(package):
+        assert set(graph) == {"resolve", "condition-1"} and graph["condition-1"]["dependentTasks"] == ["resolve"]
+        assert graph["condition-1"]["triggerPolicy"]["condition"].endswith(
+            "['pipelinechannel--resolve-Output'] == true"
+        )
+        graph = package["components"]["comp-condition-1"]["dag"]["tasks"]
+        assert set(graph["gate"]["dependentTasks"]) >= {"external", "register"}, "the last"
     assert not graph["preflight"].get("dependentTasks") and package["root"]["dag"].get("outputs") is None
 
     def waits(name: str) -> bool:
@@ -215,7 +235,7 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(
     secret = yaml.safe_load((base / "secret.example.yaml").read_text(encoding="utf-8"))
     parameters = package["root"]["inputDefinitions"]["parameters"]
     root = parameters["data_root"]["defaultValue"]
-    mounted = READERS | {"preflight", "pretrain", "finetune", "register"}
+    mounted = READERS | OF_RETRAIN | {"preflight", "pretrain", "finetune", "register"}
     for task in executors(package):
         extra = settings[task]
         mounts = [(mount["constant"], mount["mountPath"]) for mount in extra.get("pvcMount", [])]
@@ -225,7 +245,8 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(
         assert ("AWS_SECRET_ACCESS_KEY" in names) == (step_of(task) in mounted)  # data, checkpoints and models
     given = settings["preprocess"]["secretAsEnv"]
     assert parameters["secret"]["defaultValue"] == secret["metadata"]["name"]
-    assert all(each["secretNameParameter"] == {"componentInputParameter": "secret"} for each in given)
+    name = "pipelinechannel--secret" if retrains(package) else "secret"
+    assert all(each["secretNameParameter"] == {"componentInputParameter": name} for each in given)
     assert all(each["optional"] is True for each in given)
     keys = {key["envVar"]: key["secretKey"] for each in given for key in each["keyToEnv"]}
     assert set(keys.values()) == set(secret["stringData"]) and VARIABLE in keys and "AWS_SECRET_ACCESS_KEY" in keys
@@ -239,6 +260,6 @@ def test_local_packages_are_all_cached_and_have_nothing_of_a_cluster(
     for path in compile_all(tmp_path, target="local"):
         (package,) = yaml.safe_load_all(path.read_text(encoding="utf-8"))
         anew = [name for name in executors(package) if tasks(package)[name]["cachingOptions"] != {"enableCache": True}]
-        assert anew == ["preflight"]
+        assert set(anew) == {"preflight"} | (OF_RETRAIN if retrains(package) else set())
     with pytest.raises(RadtransferError, match=r"pip install 'radtransfer\[cluster\]'"):
         compile_all(tmp_path, target="cluster")

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from radtransfer import artifacts
+from radtransfer.preprocess.inherit import FILE
 from radtransfer.registry.entry import enter
 from radtransfer.registry.versions import Registry, Version
 
 
-def tiny_bundle(path: Path, mark: str = "", parents: Sequence[Path] = (), **content: object) -> Path:
+def tiny_bundle(path: Path, mark: str = "", parents: Sequence[Path] = (), splits: str = "", **content: object) -> Path:
     """A bundle named ``tiny``; equal marks, parents and content make equal bundles."""
     before = [artifacts.read(parent, "model") for parent in parents]
     about: dict[str, object] = {
@@ -25,6 +26,8 @@ def tiny_bundle(path: Path, mark: str = "", parents: Sequence[Path] = (), **cont
     }
     with artifacts.writing(path, "bundle", step="register", settings={}) as (folder, said):
         (folder / "MODEL_CARD.md").write_text(f"# tiny {mark}\n")
+        if splits:
+            (folder / FILE).write_text(splits)
         (folder / "models").mkdir()
         (folder / "models" / "weights").write_bytes(bytes(range(200)))
         said.update(about | content)

@@ -25,6 +25,9 @@ NO_MATTER = ("pipeline", "budget_minutes", "checkpoints", "checkpoint_minutes", 
 OF_RUN = ("previous_splits", "pretrained_models")
 """Those that say what a run builds on; the first is set by :func:`resolve`, the second is in no version."""
 
+TOLD = 4
+"""Differences that are told."""
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -84,7 +87,9 @@ def resolve(*, config: Mapping[str, Any], data_root: str, registry: str, margin:
     if same is not None:
         why = f"unchanged: data, code and configuration are those of {same.label}, entered {same.entered}"
     elif compared:
-        why = f"changed since {compared[0][0].label}: {'; '.join(compared[0][1])}"
+        last, differences = compared[0]
+        more = f"; and {len(differences) - TOLD} more" if len(differences) > TOLD else ""
+        why = f"changed since {last.label}: {'; '.join(differences[:TOLD])}{more}"
     else:
         why = f"first: no version of {name} was decided on yet"
     return Resolved(data.pinned, previous, same is None, why)

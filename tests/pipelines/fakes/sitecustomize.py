@@ -76,9 +76,12 @@ def preflight(*, given, data_root, registry, versions):
     assert versions[0] and data_root and set(given) >= {"name", "backbones", "on_problem", "classifiers"}
 
 
-def preprocess(*, seed, target_part, source_parts, target_table, source_table, on_problem, target_out, source_out, **_):
+def preprocess(
+    *, seed, target_part, source_parts, target_table, source_table, on_problem, target_out, source_out, **more
+):
     assert isinstance(seed, int) and isinstance(source_parts, list) and isinstance(source_table, dict)
-    _note("preprocess" + _said(target_table, on_problem))
+    splits = more["previous_splits"] and f" by {more['previous_splits']}"
+    _note("preprocess" + splits + _said(target_table, on_problem))
     for role, out in (("target", target_out), ("source", source_out)):
         _store(out, role, target_part, on_problem)
 
@@ -174,6 +177,14 @@ def report(*, config, models, pretrained, html_out, markdown_out, **_):
     markdown_out.write_text("report", encoding="utf-8")
 
 
+def gate(*, registry, challenger, test_store, rules, threads, out):
+    assert registry and threads == 2 and _content(test_store, "image-store")["role"] == "target"
+    _note(f"gate {rules.margin:g} {rules.floor:g}")
+    name, outcome = _content(Path(challenger), "bundle")["name"], os.environ["FAKE_OUTCOME"]
+    said = {"name": name, "outcome": outcome, "why": "so it seems", "challenger": {"version": 2}}
+    _write(out, "decision", "gate", **said)
+
+
 def check_backbones(names):
     if "nope" in names:
         raise RadtransferError("unknown backbone 'nope'")
@@ -203,6 +214,7 @@ if "FAKE_CALLS" in os.environ:
         "radtransfer.evaluation.external": [external],
         "radtransfer.registry.bundle": [register],
         "radtransfer.evaluation.report": [report],
+        "radtransfer.registry.gate": [gate],
     }.items():
         module = types.ModuleType(where)
         for function in functions:

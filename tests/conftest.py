@@ -114,7 +114,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     recipe: dict[str, Any] = {
         "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.01, "input_size": 64, "layer_decay": 1.0,
         "freeze_epochs": 0, "patience": 0,
-        "weights_mirror": str(_mirror(root / "mirror")), "seed": SEED, "threads": 1,
+        "weights_mirror": str(mirror(root / "mirror")), "seed": SEED, "threads": 1,
         "checkpoints": "", "checkpoint_minutes": 5,
     }  # fmt: skip
     for backbone in TINY:
@@ -157,7 +157,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return run
 
 
-def _mirror(folder: Path) -> Path:
+def mirror(folder: Path) -> Path:
     """Random weights that stand in for ImageNet's: these tests are about the steps, not about the weights."""
     folder.mkdir()
     lines = []

@@ -1,7 +1,6 @@
 """The gate through real bundles on phantoms: two trained ones, and others made of them that differ as told.
 
-The data have moved on: the test images are those of a second revision, which keeps the splits of the first. Stripes
-that stand or lie tell the class, in nine images of ten; to a grey-level histogram they are the same.
+The data have moved on: the test images are those of a second revision, which keeps the splits of the first.
 """
 
 from __future__ import annotations
@@ -14,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from radtransfer import artifacts, cli
-from radtransfer.datasets.phantoms import TABLE, make_phantoms
 from radtransfer.errors import RadtransferError
 from radtransfer.evaluation.evaluate import evaluate
 from radtransfer.fusion.classify import classify
@@ -41,6 +37,7 @@ from radtransfer.registry.versions import Registry
 from radtransfer.registry.weigh import Rules
 from radtransfer.robustness.stress import stress
 from radtransfer.training.steps import finetune
+from tests.registry.stripes import striped
 
 pytestmark = pytest.mark.slow
 FIRST, SECOND = 120, 330
@@ -62,17 +59,7 @@ class Made:
         self.too_high = self.varied("too-high", calibration=platt | {"intercept": platt["intercept"] + 3})
 
     def drawn(self, name: str, images: int) -> Path:
-        folder = self.root / name / "phantoms"
-        make_phantoms(folder, images, ["hand", "knee"], size=80, seed=1)
-        for row in pd.read_csv(folder / TABLE).itertuples():
-            draw = np.random.default_rng(list(str(row.file).encode()))
-            pixels = np.asarray(Image.open(folder / str(row.file))).copy()
-            stripes = np.tile(np.repeat([40, 200], 4), (24, 3)).astype(np.uint8)
-            standing = (row.label == "fractured") ^ (draw.random() < 0.1)
-            y, x = (int(draw.integers(10, side - 34)) for side in pixels.shape)
-            pixels[y : y + 24, x : x + 24] = stripes if standing else stripes.T
-            Image.fromarray(pixels).save(folder / str(row.file))
-        return self.root / name
+        return striped(self.root / name / "phantoms", images).parent
 
     def stored(self, data_root: Path, name: str, **settings: Any) -> Path:
         given: dict[str, Any] = {

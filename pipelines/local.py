@@ -40,7 +40,7 @@ from radtransfer_pipelines.watch import Watch
 PACKAGES = ("radtransfer", "torch", "timm", "kfp", "scikit-learn", "skops", "numpy", "pandas")
 PACKAGES += ("pillow", "opencv-python-headless", "pydicom", "imagecodecs")
 SERIAL_TASKS = 17  # preflight, preprocess, 3 times extract, fuse and classify, and one of each other step
-RETRAIN_TASKS = 2  # resolve and gate
+RETRAIN_TASKS = 3  # resolve, drift and gate
 LAST_WORDS_SECONDS = 20
 TASKS_PER_BACKBONE = 4  # finetune for each source, and one pretrain
 

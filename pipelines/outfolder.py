@@ -93,7 +93,7 @@ def collect(out: Path, ends: Mapping[str, Mapping[str, Any]]) -> None:
         "logs": out / WORK / "logs",
     }
     if "decision" in made:  # of a retraining
-        take["decision"] = made["decision"]
+        take |= {name: made[name] for name in ("drift", "decision")}
     if (made["unseen"] / "metrics.json").is_file():  # where a run was asked to
         take["external"] = made["unseen"]
     for event in ends.values():

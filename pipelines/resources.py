@@ -65,6 +65,7 @@ RESOURCES: dict[str, Resources] = {
     "explain": Resources(2, 4, 30),
     "register": Resources(1, 2, 30, retries=2, volume=True, storage=True, names_image=True),
     "report": Resources(1, 2, 30),
+    "drift": Resources(2, 4, 30, retries=2, cached="nowhere", volume=True, storage=True),
     "gate": Resources(2, 4, 30, retries=2, cached="nowhere", volume=True, storage=True, names_image=True),
 }
 DISK = "radtransfer/ephemeral-storage"

@@ -8,7 +8,7 @@ from typing import Any
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from radtransfer_components import gate, resolve
+from radtransfer_components import drift, gate, resolve
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import OF_RETRAIN
 from radtransfer_pipelines.graph import build, configured, run_graph
@@ -39,6 +39,9 @@ def _tasks(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
     with dsl.If(found["Output"] == True, name="changed"):  # noqa: E712 - KFP makes a condition of it
         newest = {**p, "data_root": found["pinned"], "previous_splits": found["splits"]}
         made, last = run_graph(newest, OF_RETRAIN, image, target)
+        taken = {name: p[name] for name in ("name", "registry", "threads", "code_version")}
+        compared = drift.drift(target_store=made["target_store"], **taken)
+        settle(compared, "drift", image=image, target=target, given=p, looped=False)
         judged = gate.gate(threads=p["threads"], **made, **rules)
-        judged.after(last)  # nothing of the run can fail any more
+        judged.after(last, compared)  # nothing else can fail any more
         settle(judged, "gate", image=image, target=target, given=p, looped=False)

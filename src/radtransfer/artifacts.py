@@ -39,6 +39,7 @@ Kind = Literal[
     "external",
     "explanations",
     "bundle",
+    "drift",
     "decision",
 ]
 DESCRIPTION: dict[Kind, str] = {
@@ -52,6 +53,7 @@ DESCRIPTION: dict[Kind, str] = {
     "external": "external.json",
     "explanations": "explanations.json",
     "bundle": "bundle.json",
+    "drift": "drift.json",
     "decision": "decision.json",
 }
 

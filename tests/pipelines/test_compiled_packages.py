@@ -28,8 +28,8 @@ COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 NAMES = sorted(PIPELINES)
 READERS = {"preprocess", "external"}
 """Steps that read data sets, and must look at them anew each time."""
-OF_RETRAIN = {"resolve", "gate"}
-"""Steps that the pipeline ``retrain`` has beside those of a run, before them and after."""
+OF_RETRAIN = {"resolve", "drift", "gate"}
+"""Steps that the pipeline ``retrain`` has beside those of a run."""
 
 
 def retrains(package: dict[str, Any]) -> bool:
@@ -202,7 +202,7 @@ def test_every_task_waits_for_preflight(package: dict[str, Any]) -> None:
             "['pipelinechannel--resolve-Output'] == true"
         )
         graph = package["components"]["comp-condition-1"]["dag"]["tasks"]
-        assert set(graph["gate"]["dependentTasks"]) >= {"external", "register"}, "the last"
+        assert set(graph["gate"]["dependentTasks"]) >= {"external", "drift", "register"}, "the last"
     assert not graph["preflight"].get("dependentTasks") and package["root"]["dag"].get("outputs") is None
 
     def waits(name: str) -> bool:

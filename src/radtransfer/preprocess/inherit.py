@@ -56,11 +56,20 @@ class Inherited:
             return cls()
         if Reference.parse(file) is not None:
             with located(file, BUNDLE) as bundle:
-                return cls(file, _known(bundle / FILE))
+                return cls.of(bundle, file)
         path = Path(data_root) / file
         if not path.resolve().is_relative_to(Path(data_root).resolve()):
             raise RadtransferError(f"previous_splits: {file!r} lies outside the data root {data_root}; move it inside")
         return cls(file, _known(path))
+
+    @classmethod
+    def of(cls, bundle: Path, name: str = "") -> Inherited:
+        """What a bundle's folder keeps, of the revision that it was made of.
+
+        Raises:
+            RadtransferError: it keeps nothing, or a row is not as it was written.
+        """
+        return cls(name, _known(bundle / FILE))
 
     def splits(self, role: str, name: str, sha256: str) -> set[str]:
         """Where an image was: nowhere, in one split, or, where name and file say so, in two."""

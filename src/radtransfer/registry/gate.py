@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,24 +25,21 @@ from radtransfer.evaluation.shortcuts import shortcuts
 from radtransfer.evaluation.verdict import LEARNT, fewest
 from radtransfer.fusion.threshold import Rule as ThresholdRule
 from radtransfer.preprocess import inherit
-from radtransfer.preprocess.store import Store, taken
+from radtransfer.preprocess.store import Store
 from radtransfer.registry import ledger
 from radtransfer.registry.champion import OvertakenError, decline, promote
 from radtransfer.registry.decision import Compared, Decided, Tested
 from radtransfer.registry.entry import check_name
-from radtransfer.registry.judge import Judge
 from radtransfer.registry.ledger import Ledger
 from radtransfer.registry.overlap import Overlap, Revision
 from radtransfer.registry.references import found, located
+from radtransfer.registry.scorer import Scorer
 from radtransfer.registry.versions import BUNDLE, Registry, Version
 from radtransfer.registry.weigh import CHALLENGER, CHAMPION, NOT, Rules, Weighed, too_few, weigh
 from radtransfer.training.runtime import settle
 
-CHUNK = 64  # images held in memory at once
 ATTEMPTS = 3
 """Times that a decision is made anew because another became champion while images were scored."""
-TASK = {"part": "body part", "classes": "classes", "positive_class": "positive class"}
-FORM = {"ct_window": "CT window", "crop_border": "cropped borders"}
 
 
 def gate(
@@ -107,40 +103,13 @@ def _asked(registry: str, challenger: str) -> tuple[Registry, Version]:
     return opened, version
 
 
-@dataclass(frozen=True)
-class _Scorer:
-    """A bundle that was found to fit the test images, and what it says of them."""
-
-    judge: Judge
-    store: Store
-
-    @classmethod
-    def of(cls, folder: Path, store: Store) -> _Scorer:
-        """Raises:
-        RadtransferError: damaged, of another task, or for images that are prepared otherwise.
-        """
-        judge = Judge.of(folder)
-        content = judge.bundle.content
-        wanted = {what: (content.get(key), store.content[key]) for key, what in (TASK | FORM).items() if key in content}
-        wanted["side of stored images"] = (content["store_size"], store.size)
-        for what, (its, here) in wanted.items():
-            if its != here:
-                raise RadtransferError(
-                    f"the bundle {content['name']} ({judge.bundle.digest[:12]}) is for another {what}: {its!r}, and "
-                    f"{store.artifact.path} has {here!r}; make a store as the bundle needs it"
-                )
-        return cls(judge, store)
+class _Scorer(Scorer):
+    """A bundle on the test images."""
 
     @cached_property
     def scored(self) -> tuple[Scored, int]:
-        """Its scores of the test images, as `predict` gives them, and how many it would not judge."""
-        rows = self.store.rows("test")
-        found = []
-        for start in range(0, len(rows), CHUNK):
-            some = rows[start : start + CHUNK]
-            names = [Path(name) for name in self.store.manifest["image_id"].iloc[some]]
-            passed = self.judge.predictor.passed(taken(self.store.images, some), "gate")
-            found += self.judge.judge(names, passed)
+        """Its scores of the test images, and how many it would not judge."""
+        found = self.of_rows(self.store.rows("test"))
         scores = np.array([one.score for one in found], dtype=np.float64)
         return Scored(scores, self.judge.predictor.threshold), sum(bool(one.unfit) for one in found)
 

@@ -177,6 +177,12 @@ def report(*, config, models, pretrained, html_out, markdown_out, **_):
     markdown_out.write_text("report", encoding="utf-8")
 
 
+def drift(*, name, registry, target_store, threads, out):
+    _note("drift")
+    _write(out, "drift", "drift", name=name)
+    (out / "drift.html").touch()
+
+
 def gate(*, registry, challenger, test_store, rules, threads, out):
     assert registry and threads == 2 and _content(test_store, "image-store")["role"] == "target"
     _note(f"gate {rules.margin:g} {rules.floor:g}")
@@ -214,6 +220,7 @@ if "FAKE_CALLS" in os.environ:
         "radtransfer.evaluation.external": [external],
         "radtransfer.registry.bundle": [register],
         "radtransfer.evaluation.report": [report],
+        "radtransfer.registry.drift": [drift],
         "radtransfer.registry.gate": [gate],
     }.items():
         module = types.ModuleType(where)

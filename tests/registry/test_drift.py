@@ -22,7 +22,7 @@ from radtransfer.registry.versions import Registry
 from tests.registry.stripes import striped
 from tests.registry.test_gate import trained
 
-FIRST, SECOND = 110, 250
+FIRST, SECOND = 150, 290
 
 
 class Site:

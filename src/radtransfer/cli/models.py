@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from radtransfer.cli.options import Floor, Margin, Threads
+from radtransfer.cli.options import Floor, Margin, Out, Threads
 from radtransfer.errors import RadtransferError
 
 app = typer.Typer(no_args_is_help=True, help="Versions of models in a registry, and which of them is champion.")
@@ -199,6 +199,23 @@ def gate(
     print(f"{made.name}@{made.challenger.version} {made.outcome}: {made.why}")
     if made.outcome == "declined":
         raise typer.Exit(1)
+
+
+@app.command()
+def drift(
+    name: Name,
+    registry: Where,
+    target_store: Annotated[Path, typer.Option(help="Image store of the target, of the newest data.")],
+    out: Out,
+    threads: Threads = 1,
+) -> None:
+    """Say how the images that came since the champion was trained differ from those that it knows; no test image."""
+    from radtransfer.artifacts import read_json
+    from radtransfer.registry.drift import drift as step
+
+    step(name=name, registry=registry, target_store=target_store, threads=threads, out=out)
+    print(read_json(out / "drift.json")["content"]["answer"])
+    print(out / "drift.html")
 
 
 @app.command()

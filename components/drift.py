@@ -22,6 +22,7 @@ def drift(
     from radtransfer_components import support
 
     with support.task("drift", code_version=code_version, drift=drift.path) as call:
+        from radtransfer.pages import write
         from radtransfer.registry.drift import drift as step
 
         call(
@@ -29,4 +30,4 @@ def drift(
             name=name, registry=registry, target_store=Path(target_store.path), threads=threads, out=Path(drift.path),
         )  # fmt: skip
         made = support.describe(drift.metadata, drift.path, "drift", name=name)
-        Path(html.path).write_text((made.path / "drift.html").read_text(encoding="utf-8"), encoding="utf-8")
+        write(Path(html.path), (made.path / "drift.html").read_text(encoding="utf-8"))

@@ -36,6 +36,9 @@ LIBRARY = {
     "external": "radtransfer.evaluation.external",
     "register": "radtransfer.registry.bundle",
     "report": "radtransfer.evaluation.report",
+    "resolve": "radtransfer.registry.resolve",
+    "drift": "radtransfer.registry.drift",
+    "gate": "radtransfer.registry.gate",
 }
 SOURCES = ("scratch", "imagenet", "in_domain")
 SEARCH = {"tried": ["knn"], "classifier_grid": {"knn.n_neighbors": [3.0]}, "classifier_budget": 4, "cv_folds": 2}
@@ -80,14 +83,14 @@ def library(monkeypatch: pytest.MonkeyPatch, fakes: ModuleType, tmp_path: Path) 
         module = importlib.import_module(where)
         signature = inspect.signature(getattr(module, step))
 
-        def stand_in(step: str = step, signature: inspect.Signature = signature, **keywords: Any) -> None:
+        def stand_in(step: str = step, signature: inspect.Signature = signature, **keywords: Any) -> Any:
             bound = signature.bind(**keywords)
             assert set(bound.arguments) == set(signature.parameters), "every argument is given, none by its default"
             for name, parameter in signature.parameters.items():
                 if parameter.annotation in ("Path", Path):
                     assert isinstance(bound.arguments[name], Path), name
             called.append(step)
-            getattr(fakes, step)(**keywords)
+            return getattr(fakes, step)(**keywords)
 
         monkeypatch.setattr(module, step, stand_in)
     return called
@@ -201,6 +204,29 @@ def test_components_hand_on_what_they_were_given(
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[-1] == "report 3 1 ['b'] 3 0.0005"
     assert calls[-2] == "register 3 1 '' ['b'] 3 0.0005", "with the same configuration, and no path of a machine"
+
+
+def test_components_of_a_retraining_hand_on_what_they_were_given(
+    library: list[str], make: Callable[..., Any], tmp_path: Path, fakes: ModuleType
+) -> None:
+    target, bundle = make(dsl.Dataset, "target"), make(dsl.Model, "bundle")
+    fakes._store(Path(target.path), "target", "hand", {})
+    fakes._write(Path(bundle.path), "bundle", "register", name="n")
+    pinned, splits = tmp_path / "pinned", tmp_path / "splits"
+    rules = {"registry": "m", "margin": 0.02, "floor": 0.6, "code_version": ""}
+    assert component("resolve")(
+        config=CONFIG, data_root="d", pinned=str(pinned), splits=str(splits), **NESTED, **rules
+    )  # fmt: skip
+    assert (pinned.read_text(), splits.read_text()) == ("d#1", "m#n@1")
+    drifted, page = make(dsl.Artifact, "drift"), make(dsl.HTML, "drift page")
+    component("drift")(
+        name="n", target_store=target, registry="m", threads=1, code_version="", drift=drifted, html=page
+    )  # fmt: skip
+    assert "how they drift" in Path(page.path).read_text()
+    decision = make(dsl.Artifact, "decision")
+    component("gate")(bundle=bundle, target_store=target, threads=1, decision=decision, **rules)
+    assert decision.metadata["outcome"] == "promoted"
+    assert library == ["resolve", "drift", "gate"]
 
 
 @pytest.mark.parametrize(

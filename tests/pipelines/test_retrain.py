@@ -42,7 +42,8 @@ def test_a_retraining_runs_by_the_splits_of_the_champion_and_ends_with_the_gate(
     assert stdout.splitlines()[-1] == "fake@2 promoted: so it seems"
     calls = fake_run.calls
     assert calls[0] == f"preprocess by {registry.place.name}#fake@1" and calls[-1] == "gate 0.01 0.7"
-    assert len(calls) == len(set(calls)) + 1, "only `evaluate`, which failed, was done twice"
+    twice = sorted({call for call in calls if calls.count(call) > 1})
+    assert twice == ["drift", "evaluate"], "what failed, and what looks at the champion of the day"
     assert artifacts.read(fake_run.out / "decision", "decision").content["outcome"] == "promoted"
     config = load(fake_run.out / "config.yaml")
     assert (config.pipeline, config.previous_splits) == (OF_RETRAIN, f"{registry.place.name}#fake@1")

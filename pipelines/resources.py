@@ -10,6 +10,7 @@ from typing import Any, Literal
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.errors import RadtransferError
 from radtransfer.provenance import IMAGE as IMAGE_VARIABLE
+from radtransfer.registry.notify import VARIABLE as WEBHOOK
 
 Target = Literal["cluster", "local"]
 """Where a pipeline is to run: a cluster, or this machine by ``kfp.local``."""
@@ -35,6 +36,7 @@ class Resources:
         pseudonyms: gets the key that makes pseudonyms of patient ids.
         storage: gets the credentials of the object storage that data, checkpoints and models may lie in.
         names_image: is told its image, which it notes.
+        webhook: gets the URL to tell of what was decided.
     """
 
     cpu: int
@@ -47,6 +49,7 @@ class Resources:
     pseudonyms: bool = False
     storage: bool = False
     names_image: bool = False
+    webhook: bool = False
 
 
 _TRAINING = Resources(4, 8, 30, gpu=True, volume=True, storage=True)
@@ -66,6 +69,7 @@ RESOURCES: dict[str, Resources] = {
     "register": Resources(1, 2, 30, retries=2, volume=True, storage=True, names_image=True),
     "report": Resources(1, 2, 30),
     "drift": Resources(2, 4, 30, retries=2, cached="nowhere", volume=True, storage=True),
+    "notify": Resources(1, 1, 5, cached="nowhere", webhook=True),
     "gate": Resources(2, 4, 30, retries=2, cached="nowhere", volume=True, storage=True, names_image=True),
 }
 DISK = "radtransfer/ephemeral-storage"
@@ -75,6 +79,7 @@ VOLUME_CLAIM = "radtransfer-data"
 DATA_ROOT = "/data"
 SECRET = "radtransfer-s3"  # noqa: S105 - a name
 PSEUDONYM_KEY = "pseudonym-key"
+WEBHOOK_KEY = "webhook"
 STORAGE = {
     "access-key": "AWS_ACCESS_KEY_ID",
     "secret-key": "AWS_SECRET_ACCESS_KEY",
@@ -87,8 +92,8 @@ PARAMETERS: dict[str, tuple[type, Any, str]] = {
     "secret": (
         str,
         SECRET,
-        "Kubernetes Secret with the pseudonym key and the credentials of the object storage; its keys are those of "
-        "manifests/base/secret.example.yaml. One that is not there counts as empty",
+        "Kubernetes Secret with the pseudonym key, the credentials of the object storage and a webhook; its keys are "
+        "those of manifests/base/secret.example.yaml. One that is not there counts as empty",
     ),
     "gpu_resource": (
         str,
@@ -164,6 +169,8 @@ def settle(task: Any, step: str, *, image: str, target: Target, given: Mapping[s
     if need.storage:
         # Optional too: a service account may have the rights, and data on the volume needs none.
         settings.use_secret_as_env(task, given["secret"], STORAGE, optional=True)
+    if need.webhook:
+        settings.use_secret_as_env(task, given["secret"], {WEBHOOK_KEY: WEBHOOK}, optional=True)
     if need.names_image:
         task.set_env_variable(IMAGE_VARIABLE, image)
     if need.gpu:

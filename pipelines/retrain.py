@@ -8,7 +8,7 @@ from typing import Any
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from radtransfer_components import drift, gate, resolve
+from radtransfer_components import drift, gate, notify, resolve
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import OF_RETRAIN
 from radtransfer_pipelines.graph import build, configured, run_graph
@@ -44,4 +44,15 @@ def _tasks(p: Mapping[str, Any], pipeline: str, image: str, target: Target) -> N
         settle(compared, "drift", image=image, target=target, given=p, looped=False)
         judged = gate.gate(threads=p["threads"], **made, **rules)
         judged.after(last, compared)  # nothing else can fail any more
-        settle(judged, "gate", image=image, target=target, given=p, looped=False)
+        decided = settle(judged, "gate", image=image, target=target, given=p, looped=False).outputs["decision"]
+        if target == "cluster":
+            told = notify.notify(decision=decided, **_named(p))
+            settle(told, "notify", image=image, target=target, given=p, looped=False)
+    if target == "cluster":  # else whoever starts the run tells, and of a failure too
+        with dsl.If(found["Output"] == False, name="unchanged"):  # noqa: E712
+            settle(notify.notify(**_named(p)), "notify", image=image, target=target, given=p, looped=False)
+
+
+def _named(p: Mapping[str, Any]) -> dict[str, Any]:
+    """Which model and run it is that somebody is told of."""
+    return {"name": p["name"], "code_version": p["code_version"], "run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any, Literal
 
 from radtransfer.artifacts import read
 from radtransfer.config import RunConfig, validate
+from radtransfer.errors import RadtransferError
+from radtransfer.registry.notify import notify
 from radtransfer.registry.resolve import resolve
 from radtransfer_pipelines import OF_RETRAIN
 from radtransfer_pipelines.local import run_local
+from radtransfer_pipelines.resources import RESOURCES
 
 Outcome = Literal["unchanged", "promoted", "declined"]
 
@@ -32,15 +36,39 @@ def retrain(
         rules: margin and floor of the gate.
         dry_run: as of :func:`radtransfer_pipelines.local.run_local`.
 
+    What becomes of it is told to the webhook that the environment names, see :mod:`radtransfer.registry.notify`.
+
     Returns:
         What became of it; None of a dry run.
 
     Raises:
         RadtransferError: of one of the steps.
     """
+    told: dict[str, Any] = {"model": config.name, "run": str(out)}
+    try:
+        return _retrain(config, data_root, out, registry, rules, dry_run, told)
+    except RadtransferError as error:
+        step = re.match(r"[a-z]+", str(error))  # of the message nothing else: it may name a file
+        where = step[0] if step and step[0] in RESOURCES else "the look at data, registry and configuration"
+        if not dry_run:
+            notify("failed", why=f"failed in {where}; see the log", **told)
+        raise
+
+
+def _retrain(
+    config: RunConfig,
+    data_root: str,
+    out: Path,
+    registry: str,
+    rules: Mapping[str, float],
+    dry_run: bool,
+    told: Mapping[str, Any],
+) -> Outcome | None:
     found = resolve(config=config.model_dump(mode="json"), data_root=data_root, registry=registry, **rules)
     print(f"radtransfer: {found.why}", file=sys.stderr, flush=True)
     if not found.changed:
+        if not dry_run:
+            notify("unchanged", why=found.why, **told)
         return "unchanged"
     asked = config.model_dump(mode="json") | {"pipeline": OF_RETRAIN, "previous_splits": found.previous_splits}
     report = run_local(
@@ -51,4 +79,6 @@ def retrain(
         return None
     made: dict[str, Any] = read(out / "decision", "decision").content
     print(f"{made['name']}@{made['challenger']['version']} {made['outcome']}: {made['why']}")
-    return "promoted" if made["outcome"] == "promoted" else "declined"
+    outcome: Outcome = "promoted" if made["outcome"] == "promoted" else "declined"
+    notify(outcome, why="not comparable; see the decision of the run", decision=made, **told)
+    return outcome

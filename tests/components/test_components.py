@@ -39,6 +39,7 @@ LIBRARY = {
     "resolve": "radtransfer.registry.resolve",
     "drift": "radtransfer.registry.drift",
     "gate": "radtransfer.registry.gate",
+    "notify": "radtransfer.registry.notify",
 }
 SOURCES = ("scratch", "imagenet", "in_domain")
 SEARCH = {"tried": ["knn"], "classifier_grid": {"knn.n_neighbors": [3.0]}, "classifier_budget": 4, "cv_folds": 2}
@@ -226,7 +227,10 @@ def test_components_of_a_retraining_hand_on_what_they_were_given(
     decision = make(dsl.Artifact, "decision")
     component("gate")(bundle=bundle, target_store=target, threads=1, decision=decision, **rules)
     assert decision.metadata["outcome"] == "promoted"
-    assert library == ["resolve", "drift", "gate"]
+    component("notify")(name="n", run="r", code_version="", decision=decision)
+    component("notify")(name="n", run="r", code_version="")
+    assert (tmp_path / "calls").read_text().splitlines()[-2:] == ["notify promoted n r", "notify unchanged n r"]
+    assert library == ["resolve", "drift", "gate", "notify", "notify"]
 
 
 @pytest.mark.parametrize(

@@ -16,19 +16,20 @@ from radtransfer.config import RunConfig
 from radtransfer.configfile import validate
 from radtransfer.datasets.pseudonym import VARIABLE
 from radtransfer.errors import RadtransferError
+from radtransfer.registry.notify import VARIABLE as WEBHOOK
 from radtransfer.registry.weigh import Rules
 from radtransfer_components.support import IMAGE
 from radtransfer_pipelines import NOT_PARAMETERS, PIPELINES
 from radtransfer_pipelines import OF_RETRAIN as OF
 from radtransfer_pipelines.compile import compile_all
-from radtransfer_pipelines.resources import DISK, PARAMETERS, RESOURCES
+from radtransfer_pipelines.resources import DISK, PARAMETERS, RESOURCES, WEBHOOK_KEY
 from radtransfer_pipelines.retrain import RULES
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 NAMES = sorted(PIPELINES)
 READERS = {"preprocess", "external"}
 """Steps that read data sets, and must look at them anew each time."""
-OF_RETRAIN = {"resolve", "drift", "gate"}
+OF_RETRAIN = {"resolve", "drift", "gate", "notify"}
 """Steps that the pipeline ``retrain`` has beside those of a run."""
 
 
@@ -197,11 +198,13 @@ def test_no_task_installs_anything_and_each_takes_the_code_version(package: dict
 def test_every_task_waits_for_preflight(package: dict[str, Any]) -> None:
     graph = package["root"]["dag"]["tasks"]
     if retrains(package):
-        assert set(graph) == {"resolve", "condition-1"} and graph["condition-1"]["dependentTasks"] == ["resolve"]
-        assert graph["condition-1"]["triggerPolicy"]["condition"].endswith(
-            "['pipelinechannel--resolve-Output'] == true"
-        )
+        assert set(graph) == {"resolve", "condition-1", "condition-5"}
+        assert all(graph[name]["dependentTasks"] == ["resolve"] for name in set(graph) - {"resolve"})
+        asked = [graph[name]["triggerPolicy"]["condition"] for name in ("condition-1", "condition-5")]
+        assert [one.rpartition("resolve-Output'] ")[2] for one in asked] == ["== true", "== false"]
+        assert set(package["components"]["comp-condition-5"]["dag"]["tasks"]) == {"notify-2"}
         graph = package["components"]["comp-condition-1"]["dag"]["tasks"]
+        assert graph["notify"]["dependentTasks"] == ["gate"]
         assert set(graph["gate"]["dependentTasks"]) >= {"external", "drift", "register"}, "the last"
     assert not graph["preflight"].get("dependentTasks") and package["root"]["dag"].get("outputs") is None
 
@@ -235,13 +238,14 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(
     secret = yaml.safe_load((base / "secret.example.yaml").read_text(encoding="utf-8"))
     parameters = package["root"]["inputDefinitions"]["parameters"]
     root = parameters["data_root"]["defaultValue"]
-    mounted = READERS | OF_RETRAIN | {"preflight", "pretrain", "finetune", "register"}
+    mounted = READERS | (OF_RETRAIN - {"notify"}) | {"preflight", "pretrain", "finetune", "register"}
     for task in executors(package):
         extra = settings[task]
         mounts = [(mount["constant"], mount["mountPath"]) for mount in extra.get("pvcMount", [])]
         assert mounts == ([(claim, root)] if step_of(task) in mounted else [])
         names = {key["envVar"] for each in extra.get("secretAsEnv", []) for key in each["keyToEnv"]}
         assert (VARIABLE in names) == (step_of(task) in READERS | {"preflight"})
+        assert (WEBHOOK in names) == (step_of(task) == "notify")
         assert ("AWS_SECRET_ACCESS_KEY" in names) == (step_of(task) in mounted)  # data, checkpoints and models
     given = settings["preprocess"]["secretAsEnv"]
     assert parameters["secret"]["defaultValue"] == secret["metadata"]["name"]
@@ -249,7 +253,11 @@ def test_tasks_see_the_volume_and_the_key_by_the_names_of_the_manifests(
     assert all(each["secretNameParameter"] == {"componentInputParameter": name} for each in given)
     assert all(each["optional"] is True for each in given)
     keys = {key["envVar"]: key["secretKey"] for each in given for key in each["keyToEnv"]}
-    assert set(keys.values()) == set(secret["stringData"]) and VARIABLE in keys and "AWS_SECRET_ACCESS_KEY" in keys
+    assert (
+        {*keys.values(), WEBHOOK_KEY} == set(secret["stringData"])
+        and VARIABLE in keys
+        and "AWS_SECRET_ACCESS_KEY" in keys
+    )
 
 
 def test_local_packages_are_all_cached_and_have_nothing_of_a_cluster(
@@ -260,6 +268,6 @@ def test_local_packages_are_all_cached_and_have_nothing_of_a_cluster(
     for path in compile_all(tmp_path, target="local"):
         (package,) = yaml.safe_load_all(path.read_text(encoding="utf-8"))
         anew = [name for name in executors(package) if tasks(package)[name]["cachingOptions"] != {"enableCache": True}]
-        assert set(anew) == {"preflight"} | (OF_RETRAIN if retrains(package) else set())
+        assert set(anew) == {"preflight"} | (OF_RETRAIN - {"notify"} if retrains(package) else set())
     with pytest.raises(RadtransferError, match=r"pip install 'radtransfer\[cluster\]'"):
         compile_all(tmp_path, target="cluster")

@@ -34,10 +34,12 @@ def test_a_retraining_runs_by_the_splits_of_the_champion_and_ends_with_the_gate(
     fake_run: FakeRun, registry: Registry
 ) -> None:
     options = ["--registry", registry.place.name, "--margin", "0.01", "--floor", "0.7", "--set", "pipeline=ct_reuse"]
-    code, stdout, stderr = fake_run(*options, FAKE_OUTCOME="promoted", FAKE_FAIL="evaluate")
+    hook = {"FAKE_OUTCOME": "promoted", "RADTRANSFER_WEBHOOK": "http://127.0.0.1:1/token"}  # where nobody listens
+    code, stdout, stderr = fake_run(*options, FAKE_FAIL="evaluate", **hook)
+    assert "WARNING: nobody was told that fake was failed" in stderr and "token" not in stderr
     assert code == 2 and "evaluate: image x.png" in stderr and not stdout
-    code, stdout, stderr = fake_run(*options, FAKE_OUTCOME="promoted")
-    assert code == 0, stderr
+    code, stdout, stderr = fake_run(*options, **hook)
+    assert code == 0 and "WARNING: nobody was told that fake was promoted" in stderr, stderr
     assert "changed since fake@1: data in the folder" in stderr
     assert stdout.splitlines()[-1] == "fake@2 promoted: so it seems"
     calls = fake_run.calls

@@ -195,6 +195,11 @@ def gate(*, registry, challenger, test_store, rules, threads, out):
     _write(out, "decision", "gate", **said)
 
 
+def notify(*, event, model, why, run, decision):
+    assert why and bool(decision) == (event != "unchanged")
+    _note(f"notify {event} {model} {run}")
+
+
 def check_backbones(names):
     if "nope" in names:
         raise RadtransferError("unknown backbone 'nope'")

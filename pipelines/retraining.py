@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from radtransfer.artifacts import read
-from radtransfer.config import RunConfig, validate
+from radtransfer.config import RunConfig
+from radtransfer.configfile import validate
 from radtransfer.errors import RadtransferError
 from radtransfer.registry.notify import notify
 from radtransfer.registry.resolve import resolve

@@ -6,7 +6,7 @@ import pytest
 
 from radtransfer import artifacts
 from radtransfer.artifacts import read_json
-from radtransfer.config import load
+from radtransfer.configfile import load
 from radtransfer.preprocess.inherit import FILE
 from radtransfer.registry.champion import promote
 from radtransfer.registry.entry import enter

@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
-from radtransfer.config import validate
+from radtransfer.configfile import validate
 from radtransfer.datasets import fetch
 from radtransfer.errors import RadtransferError
 from radtransfer.preprocess.inherit import FILE, Inherited

@@ -98,7 +98,7 @@ def retrain(
 
     Exit code 0: promoted, or unchanged, and then nothing is written; 1: the gate declined it; 2: an error.
     """
-    from radtransfer.config import load
+    from radtransfer.configfile import load
     from radtransfer_pipelines.retraining import retrain as step
 
     rules = {"margin": margin, "floor": floor}

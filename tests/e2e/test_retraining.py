@@ -121,13 +121,15 @@ class Site:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_first_model_unchanged_more_images_bad_labels_and_back(server: Weed, tmp_path: Path) -> None:
-    """Chance: with 40 % of the labels wrong at random, in the test set too, the new model is expected to be .05 of
-    AUROC or more below the champion, with a standard error of .06 over about 60 test groups; it is promoted by less
-    than 1 in 1,000 of such revisions. The first model has to clear .6 by its interval and reaches about .85.
+    """Chance, all seeds 0 or 1: with 40 % of the labels wrong at random, in the test set too, the new model is expected
+    about .05 of AUROC below the champion, with a standard error of about .07 over 55 test groups; either way to be
+    promoted wants .12 above it at least, which a correct gate sees in less than 1 of 100 such revisions. The first
+    model reaches about .85, with an interval that begins about .15 above the floor.
     """
     site = Site(tmp_path, server)
-    site.revise(200)
+    site.revise(240)
     code, stdout, stderr = site.retrain("first")
     assert code == 0, stderr
     assert "first: no version of striped was decided on yet" in stderr
@@ -139,7 +141,7 @@ def test_first_model_unchanged_more_images_bad_labels_and_back(server: Weed, tmp
     assert "unchanged: data, code and configuration are those of striped@1" in stderr
     assert not (tmp_path / "runs" / "unchanged").exists()
 
-    site.revise(280)
+    site.revise(320)
     code, stdout, stderr = site.retrain("second")
     assert "changed since striped@1: data " in stderr
     decision = json.loads((tmp_path / "runs" / "second" / "decision" / "decision.json").read_text())["content"]
@@ -155,7 +157,7 @@ def test_first_model_unchanged_more_images_bad_labels_and_back(server: Weed, tmp
     champion = site.book.champion
     assert champion == (2 if code == 0 else 1)
 
-    site.revise(280, flipped=0.4)
+    site.revise(320, flipped=0.4)
     code, stdout, stderr = site.retrain("third")
     assert code == 1, stderr
     assert stdout.splitlines()[-1].startswith("striped@3 declined: ") and site.book.champion == champion

@@ -133,7 +133,7 @@ def test_first_model_unchanged_more_images_bad_labels_and_back(server: Weed, tmp
     code, stdout, stderr = site.retrain("first")
     assert code == 0, stderr
     assert "first: no version of striped was decided on yet" in stderr
-    assert stdout.splitlines()[-1].startswith("striped@1 promoted: first: ")
+    assert stdout.splitlines()[-1].startswith("striped@1 promoted: the first model, above the floor 0.6")
 
     began = time.monotonic()
     code, stdout, stderr = site.retrain("unchanged")

@@ -80,7 +80,7 @@ def preprocess(
     *, seed, target_part, source_parts, target_table, source_table, on_problem, target_out, source_out, **more
 ):
     assert isinstance(seed, int) and isinstance(source_parts, list) and isinstance(source_table, dict)
-    splits = more["previous_splits"] and f" by {more['previous_splits']}"
+    splits = f" by {more['previous_splits']}" if "#" in more["previous_splits"] else ""
     _note("preprocess" + splits + _said(target_table, on_problem))
     for role, out in (("target", target_out), ("source", source_out)):
         _store(out, role, target_part, on_problem)

@@ -123,16 +123,22 @@ def test_rights_are_minimal(rendered: str) -> None:
             assert rule["resourceNames"] and rule["verbs"] == ["get"]
 
 
-def test_pods_are_confined(rendered: str) -> None:
-    for job in (document for document in documents(rendered) if document["kind"] == "Job"):
-        spec = job["spec"]["template"]["spec"]
+def test_pods_are_confined() -> None:
+    pods = {
+        (name, document["metadata"]["name"]): spec["template"]["spec"]
+        for name in KUSTOMIZATIONS
+        for document in documents(render(name))
+        if (spec := document.get("spec", {}).get("jobTemplate", document).get("spec", {})).get("template")
+    }
+    assert {name for name, _ in pods} == {name for name in KUSTOMIZATIONS if name.startswith("overlays/")}
+    for spec in pods.values():
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not spec["automountServiceAccountToken"]
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-        assert all(
-            set(volume) <= {"name", "emptyDir"} and volume["emptyDir"]["sizeLimit"] for volume in spec["volumes"]
-        )
+        for volume in spec["volumes"]:
+            assert set(volume) <= {"name", "emptyDir", "configMap", "projected"}
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
         for container in spec["containers"]:
             confined = container["securityContext"]
             assert confined["readOnlyRootFilesystem"] is True
